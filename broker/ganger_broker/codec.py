@@ -1,0 +1,143 @@
+"""Bytes to typed messages and back.
+
+Bodies are MessagePack (``application/msgpack``); what programs send may also be JSON
+(``application/json``). msgpack unpacks with every size limit set, msgspec validates
+into the structs of ``ganger_broker.messages``, and what is wrong raises an
+``InvalidMessage`` whose text names the field, such as ``$.priority``.
+"""
+
+from typing import Any, TypeVar
+
+import msgpack
+import msgspec
+
+from .errors import InvalidLabel, MalformedMessage, OversizedMessage
+from .labels import parse_desired
+from .messages import CancelRun, Event, RunResult, ToWorker, Trigger, WorkflowDefinition
+
+__all__ = [
+    "JSON",
+    "MSGPACK",
+    "decode_cancel",
+    "decode_events",
+    "decode_result",
+    "decode_to_worker",
+    "decode_trigger",
+    "encode",
+    "to_json",
+]
+
+MSGPACK = "application/msgpack"
+JSON = "application/json"
+
+T = TypeVar("T")
+
+_pack = msgpack.Packer(autoreset=True).pack
+
+
+def encode(message: Any, content_type: str = MSGPACK) -> bytes:
+    """Pack a message struct, or a list of them.
+
+    Raises:
+        MalformedMessage: it holds a value that cannot be packed, such as a whole number
+            beyond 64 bits or an object of the user's own.
+    """
+    try:
+        if content_type == JSON:
+            return msgspec.json.encode(message)
+        packed: bytes = _pack(msgspec.to_builtins(message, builtin_types=(bytes,)))
+        return packed
+    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+        raise MalformedMessage(f"cannot be packed: {exc}") from exc
+
+
+def to_json(value: Any) -> str:
+    """A value as JSON text, the way Redis hashes hold it."""
+    return msgspec.json.encode(value).decode()
+
+
+def decode_trigger(body: bytes, content_type: str | None, limit: int) -> Trigger:
+    """A trigger from a program, MessagePack or JSON, desired labels checked as well.
+
+    ``content_type`` None or empty means: JSON if it begins with ``{``, else MessagePack.
+    """
+    trigger = _decode(body, content_type, Trigger, limit)
+    _check_desired(trigger.desired_worker_labels, "$.desired_worker_labels")
+    return trigger
+
+
+def decode_cancel(body: bytes, content_type: str | None, limit: int) -> CancelRun:
+    """A request to cancel a run, from a program."""
+    return _decode(body, content_type, CancelRun, limit)
+
+
+def decode_events(body: bytes, limit: int) -> list[Event]:
+    """A worker's list of events, the definitions in it checked as well."""
+    events = _decode(body, MSGPACK, list[Event], limit)
+    for index, event in enumerate(events):
+        workflows: list[WorkflowDefinition] = getattr(event, "workflows", [])
+        for nth, workflow in enumerate(workflows):
+            for at, step in enumerate(workflow.steps):
+                place = f"$[{index}].workflows[{nth}].steps[{at}].desired_worker_labels"
+                _check_desired(step.desired_worker_labels, place)
+    return events
+
+
+def decode_to_worker(body: bytes, limit: int) -> ToWorker:
+    """An assignment or a word to a worker, from the dispatcher."""
+    return _decode(body, MSGPACK, ToWorker, limit)  # type: ignore[arg-type]
+
+
+def decode_result(body: bytes, content_type: str | None, limit: int) -> RunResult:
+    """A run's result, from the dispatcher to a trigger's ``reply_to``."""
+    return _decode(body, content_type, RunResult, limit)
+
+
+def _check_desired(desired: dict[str, Any], place: str) -> None:
+    if not desired:
+        return
+    try:
+        parse_desired(desired, place)
+    except InvalidLabel as exc:
+        raise MalformedMessage(str(exc)) from exc
+
+
+def _decode(body: bytes, content_type: str | None, type_: type[T], limit: int) -> T:
+    if len(body) > limit:
+        raise OversizedMessage(f"the body has {len(body)} bytes, at most {limit} are taken")
+    if not content_type:
+        content_type = JSON if body.lstrip()[:1] == b"{" else MSGPACK
+    kind = content_type.split(";")[0].strip().lower()
+    try:
+        if kind == JSON:
+            return msgspec.json.decode(body, type=type_)
+        if kind == MSGPACK:
+            return msgspec.convert(_unpack(body), type_)
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise MalformedMessage(_named(str(exc))) from exc
+    except RecursionError as exc:
+        raise MalformedMessage("$: is nested too deeply") from exc
+    raise MalformedMessage(f"content_type {content_type!r} is not taken, only {MSGPACK} and {JSON}")
+
+
+def _unpack(body: bytes) -> Any:
+    size = len(body)
+    try:
+        return msgpack.unpackb(
+            body,
+            raw=False,
+            strict_map_key=True,
+            max_str_len=size,
+            max_bin_len=size,
+            max_array_len=size,
+            max_map_len=size,
+            max_ext_len=0,
+        )
+    except (msgpack.UnpackException, ValueError, TypeError) as exc:
+        raise MalformedMessage(f"$: is not valid {MSGPACK}: {exc or type(exc).__name__}") from exc
+
+
+def _named(text: str) -> str:
+    """msgspec writes ``… - at `$.field```; put the field first, as all our errors do."""
+    message, found, place = text.rpartition(" - at `")
+    return f"{place.rstrip('`')}: {message}" if found else f"$: {text}"

@@ -1,0 +1,275 @@
+"""All messages, as typed structs. ``ganger schema`` prints their JSON Schema.
+
+Who sends what is in ``docs/asyncapi.yaml``. A message that does not validate raises
+``MalformedMessage`` naming the field (see ``ganger_broker.codec``). Times are
+milliseconds since 1970 (UTC), durations are seconds, unless the name says otherwise.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from .labels import LabelValue
+
+__all__ = [
+    "Assignment",
+    "AttemptId",
+    "CancelAttempt",
+    "CancelRun",
+    "Event",
+    "FailureReason",
+    "Heartbeat",
+    "LabelsChanged",
+    "Outcome",
+    "RegisterAgain",
+    "RunError",
+    "RunResult",
+    "RunStatus",
+    "StepDefinition",
+    "StepFinished",
+    "StepStarted",
+    "ToWorker",
+    "Trigger",
+    "WorkerDraining",
+    "WorkerLeft",
+    "WorkerRegistered",
+    "WorkflowDefinition",
+    "action_of",
+]
+
+NAME_PATTERN = "^[a-z0-9_][a-z0-9_.-]{0,127}$"
+ID_PATTERN = "^[A-Za-z0-9_.:-]{1,128}$"
+
+Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="lower case")]
+Id = Annotated[str, Meta(pattern=ID_PATTERN)]
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=0)]
+Slots = Annotated[int, Meta(ge=1, le=4096)]
+Priority = Annotated[int, Meta(ge=1, le=3, description="3 goes first")]
+AttemptId = Annotated[str, Meta(description="<run>/<step>/<n>: the fencing token of one attempt")]
+
+
+def action_of(workflow: str, step: str) -> str:
+    """The action a worker registers to take this step: ``<workflow>:<step>``."""
+    return f"{workflow}:{step}"
+
+
+class RunStatus(StrEnum):
+    """The status of a run."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended, as its worker saw it."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class FailureReason(StrEnum):
+    """Why a run or step run ended as it did; ``RunError.reason``."""
+
+    STEP_FAILED = "STEP_FAILED"
+    TIMED_OUT = "TIMED_OUT"
+    SCHEDULING_TIMED_OUT = "SCHEDULING_TIMED_OUT"
+    CANCELLED = "CANCELLED"
+    WORKER_LOST = "WORKER_LOST"
+    UNKNOWN_WORKFLOW = "UNKNOWN_WORKFLOW"
+    INVALID_TRIGGER = "INVALID_TRIGGER"
+
+
+# ── what programs send ────────────────────────────────────────────────────────────────
+
+
+class Trigger(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Asks for a run of a workflow. Exchange ``ganger``, routing key ``trigger.<workflow>``.
+
+    ``run_id`` makes it idempotent: a second trigger with the same id is the same run.
+    ``desired_worker_labels`` is merged over each step's own, by key.
+    """
+
+    workflow: Name
+    input: dict[str, Any] = {}
+    run_id: Id | None = None
+    metadata: dict[str, Any] = {}
+    priority: Priority = 1
+    desired_worker_labels: dict[str, Any] = {}
+
+
+class CancelRun(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Asks to cancel a run and its steps. Exchange ``ganger``, routing key ``cancel.<run id>``."""
+
+    run_id: Id
+    reason: str = "cancelled on request"
+
+
+# ── what programs get ─────────────────────────────────────────────────────────────────
+
+
+class RunError(msgspec.Struct, omit_defaults=True):
+    """Why a run did not succeed. ``step``, ``attempt``, ``type`` and ``traceback`` where known."""
+
+    reason: FailureReason
+    message: str
+    step: str | None = None
+    attempt: AttemptId | None = None
+    type: str | None = None
+    traceback: str | None = None
+
+
+class RunResult(msgspec.Struct, omit_defaults=True):
+    """A run's end, sent to the trigger's ``reply_to`` with its ``correlation_id``.
+
+    ``output`` maps each step to what it returned. ``run_id`` is None where the trigger
+    was refused before there was a run.
+    """
+
+    workflow: str | None
+    run_id: str | None
+    status: RunStatus
+    output: dict[str, Any] = {}
+    error: RunError | None = None
+
+
+# ── what workers send: exchange ganger, routing key event.<worker id>; a body is a list ──
+
+
+class StepDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A step as its workers register it.
+
+    ``desired_worker_labels`` is in the written form of ``parse_desired``. ``timeout`` is
+    how long one attempt may run, ``schedule_timeout`` how long it may be pending.
+    """
+
+    name: Name
+    parents: list[Name] = []
+    timeout: Seconds = 60.0
+    schedule_timeout: Seconds = 300.0
+    retries: Count = 0
+    desired_worker_labels: dict[str, Any] = {}
+
+
+class WorkflowDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A workflow as its workers register it: a named DAG of steps."""
+
+    name: Name
+    steps: Annotated[list[StepDefinition], Meta(min_length=1)]
+    version: str = ""
+    on_events: list[str] = []
+
+
+class WorkerEvent(msgspec.Struct, omit_defaults=True):
+    """What all events of a worker have: who speaks, in which incarnation."""
+
+    worker: Id
+    incarnation: Id
+
+
+class WorkerRegistered(WorkerEvent, tag="worker_registered"):
+    """The worker is here, or speaks again; the first event of an incarnation.
+
+    ``label_seq`` is the sequence of the label change that ``labels`` includes;
+    ``attempts`` are those it holds already (after a lost connection).
+    """
+
+    name: str
+    slots: Slots
+    labels: dict[str, LabelValue] = {}
+    label_seq: Count = 0
+    workflows: list[WorkflowDefinition] = []
+    attempts: list[AttemptId] = []
+    draining: bool = False
+    host: str = ""
+    pid: int = 0
+    version: str = ""
+
+
+class Heartbeat(WorkerEvent, tag="heartbeat"):
+    """The worker is alive and holds these attempts."""
+
+    attempts: list[AttemptId] = []
+
+
+class LabelsChanged(WorkerEvent, tag="labels_changed"):
+    """Labels to set and labels to delete, all at once. Only a newer ``seq`` applies."""
+
+    seq: Count
+    upsert: dict[str, LabelValue] = {}
+    delete: list[str] = []
+
+
+class WorkerDraining(WorkerEvent, tag="worker_draining"):
+    """The worker takes no more steps; it finishes what it has."""
+
+
+class WorkerLeft(WorkerEvent, tag="worker_left"):
+    """The worker ends. What it still holds is to be given to others."""
+
+
+class StepStarted(WorkerEvent, tag="step_started"):
+    """The worker picked the attempt up."""
+
+    attempt: AttemptId
+    at: int = 0
+
+
+class StepFinished(WorkerEvent, tag="step_finished"):
+    """The attempt ended. ``retryable`` is false where another try is of no use."""
+
+    attempt: AttemptId
+    outcome: Outcome
+    output: Any = None
+    error: RunError | None = None
+    retryable: bool = True
+    at: int = 0
+
+
+Event = (
+    WorkerRegistered
+    | Heartbeat
+    | LabelsChanged
+    | WorkerDraining
+    | WorkerLeft
+    | StepStarted
+    | StepFinished
+)
+
+
+# ── what the dispatcher sends to one worker: exchange ganger.work, routing key <worker id> ──
+
+
+class Assignment(msgspec.Struct, tag="assignment", omit_defaults=True):
+    """This attempt is yours. A worker of another incarnation must not run it."""
+
+    attempt: AttemptId
+    incarnation: Id
+    run_id: Id
+    workflow: Name
+    step: Name
+    input: dict[str, Any] = {}
+    parents: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    retry_count: Count = 0
+    timeout: Seconds = 60.0
+    priority: Priority = 1
+
+
+class CancelAttempt(msgspec.Struct, tag="cancel_attempt", omit_defaults=True):
+    """Stop this attempt, if you hold it, and say how it ended."""
+
+    attempt: AttemptId
+    reason: str = ""
+
+
+class RegisterAgain(msgspec.Struct, tag="register_again"):
+    """You are not known (declared lost, say): register anew."""
+
+
+ToWorker = Assignment | CancelAttempt | RegisterAgain

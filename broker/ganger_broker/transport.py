@@ -1,0 +1,132 @@
+"""The transport port: what Ganger needs of a message broker, and nothing else.
+
+Two adapters implement it, ``ganger_broker.rabbitmq`` and ``ganger_broker.memory``; one
+contract suite (``tests/contract``) holds both to what is written here.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
+from typing import Any, Protocol
+
+import msgspec
+
+from .topology import Binding, Exchange, Queue
+
+__all__ = ["Delivery", "Outgoing", "Published", "Subscription", "Transport"]
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A message to publish: persistent, confirmed and, where ``mandatory``, known to be queued.
+
+    ``exchange`` ``""`` is the default exchange: ``routing_key`` is a queue's name.
+    """
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    content_type: str = "application/msgpack"
+    message_id: str | None = None
+    reply_to: str | None = None
+    correlation_id: str | None = None
+    headers: dict[str, Any] = {}
+    mandatory: bool = True
+
+
+class Published(Enum):
+    """What became of a published message."""
+
+    CONFIRMED = "confirmed"
+    RETURNED = "returned"
+    """Mandatory, and no queue would take it."""
+    REFUSED = "refused"
+    """The broker answered that it could not keep it (nack)."""
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """A message as it came, to be acknowledged through its subscription.
+
+    ``tag`` identifies it there. ``routing_key`` is the one it was last routed by.
+    """
+
+    body: bytes
+    routing_key: str
+    tag: Any
+    content_type: str | None = None
+    message_id: str | None = None
+    reply_to: str | None = None
+    correlation_id: str | None = None
+    headers: dict[str, Any] = {}
+    redelivered: bool = False
+
+
+class Subscription(Protocol):
+    """A consumer of one queue, kept up through lost connections and server-side cancels."""
+
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge; does not wait. Deliveries of a lost connection are passed over:
+        the broker delivers them again."""
+
+    def requeue(self, deliveries: Sequence[Delivery]) -> None:
+        """Give back unprocessed; does not wait."""
+
+    async def cancel(self) -> None:
+        """Stop consuming. What was delivered can still be acknowledged."""
+
+
+class Transport(Protocol):
+    """A connection to the broker.
+
+    It connects with retries (exponential, with jitter, a log line each) and goes on doing
+    so when the connection is lost: then it declares again what was declared through it,
+    consumes again, and publishes again what was not confirmed. So a message may arrive
+    twice, and never silently not at all.
+    """
+
+    async def connect(self) -> None:
+        """Connect. Returns when connected.
+
+        Raises:
+            TransportError: the URL's user, password or virtual host is refused.
+        """
+
+    async def close(self) -> None:
+        """Close. What waits for a confirm raises ``TransportClosed``."""
+
+    async def declare(self, items: Sequence[Exchange | Queue | Binding]) -> None:
+        """Declare, in order; and again after each reconnect.
+
+        Raises:
+            TransportError: it exists with other arguments; the text names it.
+        """
+
+    async def delete_queue(self, name: str) -> None:
+        """Delete a queue with what is in it, and forget its declaration. Gone already is fine."""
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[Published]:
+        """Publish all of them, pipelined and in order; what became of each, in order.
+
+        The order holds between successive calls too: all messages of a call are on their
+        way before those of a later one. It waits as long as it takes; bound it with
+        ``asyncio.timeout``.
+
+        Raises:
+            TransportClosed: the transport was closed meanwhile.
+        """
+
+    async def consume(
+        self,
+        queue: str,
+        on_delivery: Callable[[Delivery], None],
+        *,
+        prefetch: int,
+        no_ack: bool = False,
+    ) -> Subscription:
+        """Hand each message of ``queue`` to ``on_delivery``, at most ``prefetch`` unacknowledged.
+
+        ``on_delivery`` must not block and must not raise. A consumer that the server
+        cancels (its queue was deleted) is set up again, its queue declared again first.
+        """
+
+    def on_reconnect(self, callback: Callable[[], Awaitable[None] | None]) -> None:
+        """Call this after each reconnect, and after a consumer had to be set up again;
+        declarations and consumers are back by then."""

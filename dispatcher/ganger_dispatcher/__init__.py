@@ -1,0 +1,1 @@
+"""Ganger's dispatcher: the fleet, matching and placement, run state, the service."""

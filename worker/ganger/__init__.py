@@ -1,0 +1,1 @@
+"""Ganger: a distributed worker runtime that runs every step on the worker best suited to it."""
