@@ -1,0 +1,183 @@
+"""Pending steps by signature, found from a worker's side.
+
+When a worker changes, only the signatures it may now satisfy are looked at. Each
+signature with pending steps waits under one *guard*, a required condition that a
+worker must meet before anything else of the signature counts: an exact value, found
+by hashing; else a numeric bound, found by bisection; else none. 100,000 signatures
+that want ``customer = …`` cost a worker without that label nothing.
+"""
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Iterator, Mapping
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+from ganger_broker.labels import Condition, LabelValue, Requirement, WorkerLabelComparator
+
+__all__ = ["Backlog", "PendingStep"]
+
+Op = WorkerLabelComparator
+
+_ABOVE = {Op.GREATER_THAN, Op.GREATER_THAN_OR_EQUAL}
+_BELOW = {Op.LESS_THAN, Op.LESS_THAN_OR_EQUAL}
+
+
+class PendingStep(NamedTuple):
+    """A pending step in the order of its turn: higher priority, then pending longest."""
+
+    negative_priority: int
+    since: float
+    sequence: int
+    step_run: str
+
+
+class _Bounds:
+    """Requirements that want more (or less) than a number under one key."""
+
+    def __init__(self) -> None:
+        self._bounds: list[tuple[float, int]] = []
+        self._requirements: dict[int, Requirement] = {}
+        self._numbers: dict[Requirement, int] = {}
+        self._next = 0
+
+    def add(self, bound: float, requirement: Requirement) -> None:
+        self._next += 1
+        self._numbers[requirement] = self._next
+        self._requirements[self._next] = requirement
+        insort(self._bounds, (bound, self._next))
+
+    def remove(self, bound: float, requirement: Requirement) -> None:
+        number = self._numbers.pop(requirement)
+        del self._requirements[number]
+        del self._bounds[bisect_left(self._bounds, (bound, number))]
+
+    def up_to(self, value: float) -> Iterator[Requirement]:
+        end = bisect_right(self._bounds, (value, self._next))
+        return (self._requirements[number] for _, number in self._bounds[:end])
+
+    def __bool__(self) -> bool:
+        return bool(self._bounds)
+
+
+class _Guards:
+    """The signatures of one action that have pending steps, by their guards."""
+
+    def __init__(self) -> None:
+        self.exact: dict[tuple[str, LabelValue], dict[Requirement, None]] = {}
+        self.above: dict[str, _Bounds] = {}
+        self.below: dict[str, _Bounds] = {}
+        self.none: dict[Requirement, None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.exact or self.above or self.below or self.none)
+
+    def change(self, requirement: Requirement, *, add: bool) -> None:
+        """Put the requirement under its guard, or take it away."""
+        guard = _guard(requirement)
+        if guard is None:
+            if add:
+                self.none[requirement] = None
+            else:
+                del self.none[requirement]
+        elif guard.comparator is Op.EQUAL:
+            place = (guard.key, guard.value)
+            held = self.exact.setdefault(place, {})  # type: ignore[arg-type]
+            if add:
+                held[requirement] = None
+            else:
+                del held[requirement]
+                if not held:
+                    del self.exact[place]  # type: ignore[arg-type]
+        else:
+            self._change_bound(guard, requirement, add=add)
+
+    def _change_bound(self, guard: Condition, requirement: Requirement, *, add: bool) -> None:
+        sign, side = (1, self.above) if guard.comparator in _ABOVE else (-1, self.below)
+        bound = sign * float(guard.value)  # type: ignore[arg-type]
+        bounds = side.setdefault(guard.key, _Bounds())
+        if add:
+            bounds.add(bound, requirement)
+        else:
+            bounds.remove(bound, requirement)
+            if not bounds:
+                del side[guard.key]
+
+    def open_to(self, labels: Mapping[str, LabelValue]) -> Iterator[Requirement]:
+        """The signatures whose guard these labels meet (or nearly: a bound counts as met)."""
+        yield from self.none
+        for key, value in labels.items():
+            yield from self.exact.get((key, value), ())
+            if not isinstance(value, str):
+                if key in self.above:
+                    yield from self.above[key].up_to(value)
+                if key in self.below:
+                    yield from self.below[key].up_to(-value)
+
+
+def _guard(requirement: Requirement) -> Condition | None:
+    """The condition to look a signature up by: the most telling of its required ones."""
+    bound = None
+    for condition in requirement.conditions:
+        if condition.required:
+            if condition.comparator is Op.EQUAL:
+                return condition
+            if condition.comparator in _ABOVE | _BELOW and not isinstance(condition.value, str):
+                bound = condition
+    return bound
+
+
+class Backlog:
+    """All pending steps. It decides whose turn it is, not where a step goes."""
+
+    def __init__(self) -> None:
+        self._requirement_of: dict[str, Requirement] = {}
+        self._turn_of: dict[str, PendingStep] = {}
+        self._queues: dict[Requirement, list[PendingStep]] = {}
+        self._counts: dict[Requirement, int] = {}
+        self._guards: dict[str, _Guards] = {}
+        self._sequence = 0
+
+    def __len__(self) -> int:
+        return len(self._requirement_of)
+
+    def __contains__(self, step_run: str) -> bool:
+        return step_run in self._requirement_of
+
+    def add(self, step_run: str, requirement: Requirement, priority: int, since: float) -> None:
+        """A step that nobody can take now."""
+        self._sequence += 1
+        turn = PendingStep(-priority, since, self._sequence, step_run)
+        self._requirement_of[step_run] = requirement
+        self._turn_of[step_run] = turn
+        heappush(self._queues.setdefault(requirement, []), turn)
+        count = self._counts.get(requirement, 0)
+        self._counts[requirement] = count + 1
+        if not count:
+            self._guards.setdefault(requirement.action, _Guards()).change(requirement, add=True)
+
+    def remove(self, step_run: str) -> None:
+        """The step is pending no more: placed, cancelled or timed out."""
+        requirement = self._requirement_of.pop(step_run)
+        del self._turn_of[step_run]
+        self._counts[requirement] -= 1
+        if not self._counts[requirement]:
+            del self._counts[requirement], self._queues[requirement]
+            guards = self._guards[requirement.action]
+            guards.change(requirement, add=False)
+            if not guards:
+                del self._guards[requirement.action]
+
+    def open_to(
+        self, actions: Iterable[str], labels: Mapping[str, LabelValue]
+    ) -> Iterator[Requirement]:
+        """Signatures with pending steps that a worker of these actions and labels may satisfy."""
+        waiting = self._guards.keys() & set(actions) if self._guards else ()
+        for action in waiting:
+            yield from self._guards[action].open_to(labels)
+
+    def first(self, requirement: Requirement) -> PendingStep:
+        """The step of this signature whose turn it is."""
+        queue = self._queues[requirement]
+        while self._turn_of.get(queue[0].step_run) is not queue[0]:
+            heappop(queue)  # placed, cancelled or timed out since
+        return queue[0]

@@ -1,0 +1,166 @@
+"""Placement: which worker gets a step, and which pending step a worker gets."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from ganger_broker.labels import LabelValue, Requirement
+
+from .backlog import Backlog, PendingStep
+from .fleet import NOT_FREE, Fleet
+from .index import PlacementIndex
+from .scorer import INELIGIBLE
+
+__all__ = ["Placement"]
+
+MOST_ACTIVE = 256
+"""Signatures the index keeps; others are matched by a full vectorised scan."""
+USES_TO_ACTIVATE = 3
+"""Forming the index costs several scans: it pays only for signatures that come again."""
+MOST_REMEMBERED = 4096
+"""Signatures whose uses are counted before they are active."""
+MOST_COLUMNS = 1024
+"""Label columns kept; beyond it those that no active signature mentions go."""
+IDLE_PLACEMENTS = 10_000
+"""An active signature gives way only when it was not asked for in this many placements;
+so a population larger than MOST_ACTIVE does not make the index thrash."""
+
+
+class Placement:
+    """The fleet, the index and the backlog as one.
+
+    Workers and step runs go by id. Every method that changes a worker leaves the index
+    up to date; ``next_for`` then says which pending step, if any, it should get.
+    """
+
+    def __init__(self) -> None:
+        self.fleet = Fleet()
+        self.index = PlacementIndex(self.fleet)
+        self.backlog = Backlog()
+        self._uses: OrderedDict[Requirement, int] = OrderedDict()
+        self._asked = 0
+        self._last_asked: dict[Requirement, int] = {}
+
+    # ── changes of workers ────────────────────────────────────────────────────────────
+
+    def join(
+        self,
+        worker: str,
+        labels: Mapping[str, LabelValue],
+        actions: Iterable[str],
+        slots: int,
+        used: int = 0,
+        *,
+        is_open: bool = True,
+    ) -> None:
+        """A worker has come."""
+        self.index.join(self.fleet.join(worker, labels, actions, slots, used, is_open=is_open))
+
+    def leave(self, worker: str) -> None:
+        """A worker has gone."""
+        self.index.leave(self.fleet.leave(worker))
+
+    def change_labels(
+        self, worker: str, upsert: Mapping[str, LabelValue], delete: Iterable[str] = ()
+    ) -> None:
+        """Labels set and deleted, all at once."""
+        row = self.fleet.row_of[worker]
+        changed = self.fleet.change_labels(row, upsert, delete)
+        if changed:
+            self.index.labels_changed(row, changed)
+
+    def set_open(self, worker: str, is_open: bool) -> None:
+        """Whether the worker takes steps: draining and paused ones do not."""
+        row = self.fleet.row_of[worker]
+        self.fleet.set_open(row, is_open)
+        self.index.key_changed(row)
+
+    def take(self, worker: str) -> None:
+        """A slot of the worker is in use."""
+        row = self.fleet.row_of[worker]
+        self.fleet.take(row)
+        self.index.key_changed(row)
+
+    def release(self, worker: str) -> None:
+        """A slot of the worker is free again."""
+        row = self.fleet.row_of[worker]
+        self.fleet.release(row)
+        self.index.key_changed(row)
+
+    # ── asking ────────────────────────────────────────────────────────────────────────
+
+    def choose(self, requirement: Requirement) -> str | None:
+        """The best-ranked eligible worker with a free slot, or None."""
+        self._asked += 1
+        if requirement in self.index or self._activate(requirement):
+            self._last_asked[requirement] = self._asked
+            row = self.index.best(requirement)
+        else:
+            row = self.scan(requirement)
+            if len(self.fleet.column_keys) > MOST_COLUMNS:
+                self.forget_unused()
+        return None if row is None else self.fleet.ids[row]
+
+    def scan(self, requirement: Requirement) -> int | None:
+        """What ``index.best`` finds, by one vectorised pass over all workers."""
+        keys = self.fleet.keys
+        scores = np.where(keys == NOT_FREE, INELIGIBLE, self.fleet.scores(requirement))
+        highest = scores.max(initial=INELIGIBLE)
+        if highest == INELIGIBLE:
+            return None
+        return int(np.where(scores == highest, keys, NOT_FREE).argmin())
+
+    def next_for(self, worker: str) -> PendingStep | None:
+        """The pending step this worker should get now: highest priority, then oldest.
+
+        A pending step is one that no worker could take, so after a change of one worker
+        that worker is the only candidate: its rank need not be compared with others'.
+        """
+        row = self.fleet.row_of[worker]
+        if not len(self.backlog) or self.fleet.key[row] == NOT_FREE:
+            return None
+        best: PendingStep | None = None
+        for requirement in self.backlog.open_to(self.fleet.actions(row), self.fleet.labels[row]):
+            first = self.backlog.first(requirement)
+            if (best is None or first < best) and self._score(row, requirement) != INELIGIBLE:
+                best = first
+        return best
+
+    def _score(self, row: int, requirement: Requirement) -> int:
+        if requirement in self.index:
+            return self.index.score(row, requirement)
+        return self.fleet.score(row, requirement)
+
+    def _activate(self, requirement: Requirement) -> bool:
+        """Count a use; put the signature in the index when it has come often enough."""
+        uses = self._uses.pop(requirement, 0) + 1
+        if uses < USES_TO_ACTIVATE:
+            self._remember(requirement, uses)
+            return False
+        idle = self._idle() if len(self.index) >= MOST_ACTIVE else ()
+        if idle is None:
+            self._remember(requirement, uses)
+            return False
+        if idle:
+            self.index.deactivate(idle)
+            for gone in idle:
+                del self._last_asked[gone]
+        self.index.activate(requirement)
+        return True
+
+    def forget_unused(self) -> None:
+        """Drop label columns that no active signature mentions."""
+        wanted = {c.key for signature in self.index.signatures for c in signature.conditions}
+        self.fleet.forget_columns(wanted)
+
+    def _remember(self, requirement: Requirement, uses: int) -> None:
+        self._uses[requirement] = uses
+        if len(self._uses) > MOST_REMEMBERED:
+            self._uses.popitem(last=False)
+
+    def _idle(self) -> list[Requirement] | None:
+        """Active signatures nobody asked for lately; None where all are in use."""
+        horizon = self._asked - IDLE_PLACEMENTS
+        idle = [signature for signature, asked in self._last_asked.items() if asked < horizon]
+        return idle or None
