@@ -67,6 +67,11 @@ class Keys:
         return f"{self.prefix}:held"
 
     @property
+    def outbox(self) -> str:
+        """hash: answers and dead letters (JSON) that were not confirmed by the broker yet."""
+        return f"{self.prefix}:outbox"
+
+    @property
     def leader(self) -> str:
         """hash: dispatcher id, epoch and lease end of the leader."""
         return f"{self.prefix}:leader"

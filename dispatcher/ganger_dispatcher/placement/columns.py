@@ -123,11 +123,13 @@ class Column:
     def compare(self, operation: Callable[[Any, Any], Any], value: LabelValue) -> Mask:
         """Whose value is of ``value``'s type and meets ``operation(label, value)``."""
         if not isinstance(value, str):
-            return self._tagged(NUMBER) & operation(self.numbers, float(value))
+            met: Mask = operation(self.numbers, float(value))
+            return self._tagged(NUMBER) & met
         ranks = self.strings.ranks()
         if not len(ranks):
             return np.zeros(len(self.tags), np.bool_)
-        return self._tagged(STRING) & operation(ranks, self.strings.rank(value))[self.codes]
+        met = operation(ranks, self.strings.rank(value))
+        return self._tagged(STRING) & met[self.codes]
 
     def any_of(self, values: tuple[LabelValue, ...]) -> Mask:
         """Whose value is equal to one of ``values``, of the same type."""

@@ -57,6 +57,21 @@ class Placement:
         """A worker has come."""
         self.index.join(self.fleet.join(worker, labels, actions, slots, used, is_open=is_open))
 
+    def rejoin(
+        self,
+        worker: str,
+        labels: Mapping[str, LabelValue],
+        actions: Iterable[str],
+        *,
+        is_open: bool = True,
+    ) -> None:
+        """A worker that is here says anew what it is; its slots and its turn stay."""
+        row = self.fleet.row_of[worker]
+        slots, used, given = self.fleet.slots[row], self.fleet.used[row], self.fleet.given[row]
+        self.leave(worker)
+        row = self.fleet.join(worker, labels, actions, slots, used, is_open=is_open, given=given)
+        self.index.join(row)
+
     def leave(self, worker: str) -> None:
         """A worker has gone."""
         self.index.leave(self.fleet.leave(worker))
@@ -126,6 +141,10 @@ class Placement:
             if (best is None or first < best) and self._score(row, requirement) != INELIGIBLE:
                 best = first
         return best
+
+    def score(self, worker: str, requirement: Requirement) -> int:
+        """A worker's score (see ``placement.scorer``)."""
+        return self._score(self.fleet.row_of[worker], requirement)
 
     def _score(self, row: int, requirement: Requirement) -> int:
         if requirement in self.index:

@@ -88,8 +88,12 @@ class Fleet:
         used: int = 0,
         *,
         is_open: bool = True,
+        given: int | None = None,
     ) -> int:
-        """Add a worker; its row. Workers join in the order they have been waiting longest."""
+        """Add a worker; its row. ``given`` is its place in turn, where it had one.
+
+        Among workers that were never given a step, the first to join is the first in turn.
+        """
         row = self._unused.pop() if self._unused else self._append_row()
         self.row_of[worker] = row
         self.ids[row] = worker
@@ -100,7 +104,7 @@ class Fleet:
         self._action_set[row] = self._intern_actions(frozenset(actions))
         self.slots[row], self.used[row] = slots, used
         self._arrived += 1
-        self.given[row] = self._arrived
+        self.given[row] = self._arrived if given is None else given
         self._open[row] = is_open
         self.refresh(row)
         return row

@@ -1,0 +1,159 @@
+"""The core's face: facts in, effects out."""
+
+from ganger_broker.messages import (
+    Event,
+    Heartbeat,
+    LabelsChanged,
+    StepFinished,
+    StepStarted,
+    WorkerDraining,
+    WorkerLeft,
+    WorkerRegistered,
+)
+
+from . import steps, triggers, workers
+from .effects import Effect
+from .facts import (
+    AssignmentReturned,
+    BrokerRestored,
+    CancelRequested,
+    MessageRefused,
+    TimePassed,
+    TriggerReceived,
+)
+from .records import Run, Snapshot, WorkerState
+from .state import Policy, State, Workflow
+from .states import StepStatus
+
+__all__ = ["Core", "Fact"]
+
+Fact = (
+    Event
+    | TriggerReceived
+    | MessageRefused
+    | CancelRequested
+    | AssignmentReturned
+    | BrokerRestored
+    | TimePassed
+)
+
+
+class Core:
+    """All scheduling, retry and state logic, as a function of what has happened.
+
+    ``state`` may be read (by ``explain``, by tests); only ``handle`` and ``restore``
+    change it.
+    """
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.state = State(policy or Policy())
+
+    @property
+    def wake_at(self) -> int | None:
+        """When to hand in ``TimePassed`` at the latest, ms; None: no need."""
+        return self.state.wake_at
+
+    def handle(self, fact: Fact, now: int) -> list[Effect]:
+        """What is to be done because of ``fact`` at ``now`` (ms), in order."""
+        state = self.state
+        silent_for = now - state.now if state.now else 0
+        state.now = now
+        if silent_for > state.policy.worker_timeout // 2:
+            # this process was held up: what the workers said meanwhile is still in the queue
+            workers.fresh_deadlines(state)
+        state.effects = []
+        self._handle(fact)
+        return state.effects
+
+    def _handle(self, fact: Fact) -> None:
+        state = self.state
+        match fact:
+            case TriggerReceived():
+                triggers.received(state, fact)
+            case MessageRefused():
+                triggers.refused(state, fact)
+            case CancelRequested():
+                triggers.cancel_requested(state, fact)
+            case AssignmentReturned():
+                workers.returned(state, fact)
+            case TimePassed():
+                self._time_passed()
+            case BrokerRestored():
+                workers.fresh_deadlines(state)
+            case WorkerRegistered():
+                workers.registered(state, fact)
+            case _:
+                self._worker_event(fact)
+
+    def _worker_event(self, event: Event) -> None:
+        state = self.state
+        worker = workers.heard(state, event)
+        if worker is None:
+            return
+        match event:
+            case StepStarted():
+                steps.started(state, event)
+            case StepFinished():
+                steps.finished(state, event, worker)
+            case LabelsChanged():
+                workers.labels_changed(state, event, worker)
+            case Heartbeat():
+                workers.heartbeat(state, event, worker)
+            case WorkerDraining():
+                workers.draining(state, event, worker)
+            case WorkerLeft():
+                workers.left(state, event, worker)
+
+    def _time_passed(self) -> None:
+        state = self.state
+        for timer in state.due():
+            match timer.kind:
+                case "pending":
+                    steps.schedule_timed_out(state, timer.name)
+                case "worker":
+                    workers.silence(state, timer.name)
+                case "held":
+                    triggers.hold_is_over(state, timer.name)
+
+    def restore(self, snapshot: Snapshot, now: int) -> list[Effect]:
+        """Begin from what the leader before left in Redis; what is to be done or done again."""
+        state = self.state
+        state.now = now
+        state.effects = []
+        for definition in snapshot.workflows:
+            state.workflows[definition.name] = Workflow(definition)
+        for worker in sorted(snapshot.workers, key=lambda w: (w.given_at, w.registered_at, w.id)):
+            worker.heartbeat_at = now
+            if worker.state is WorkerState.UNREACHABLE:
+                worker.state = WorkerState.READY
+            state.workers[worker.id] = worker
+            state.placement.join(
+                worker.id,
+                worker.labels,
+                worker.actions,
+                worker.slots,
+                worker.used,
+                is_open=worker.is_open,
+            )
+            state.wake(now + state.policy.worker_timeout, "worker", worker.id)
+        for held in snapshot.held:
+            state.held[held.run_id] = held
+            state.wake(held.until, "held", held.run_id)
+        self._restore_runs(snapshot)
+        return state.effects
+
+    def _restore_runs(self, snapshot: Snapshot) -> None:
+        state = self.state
+        pending = []
+        for run_id, header, step_runs in snapshot.runs:
+            workflow = Workflow(snapshot.definitions[header.definition])
+            requirements = workflow.requirements_over(header.desired_worker_labels)
+            run = Run(run_id, header, workflow.steps, requirements, step_runs)
+            state.runs[run_id] = run
+            for name, step in step_runs.items():
+                if step.status is StepStatus.PENDING:
+                    pending.append((-header.priority, step.pending_since or 0, run_id, name))
+                elif step.status is StepStatus.ASSIGNED:
+                    steps.resend(state, run, name)
+        for *_, run_id, name in sorted(pending):
+            steps.place_again(state, state.runs[run_id], name)

@@ -1,0 +1,232 @@
+"""What the core wants done. The shell stores first (one atomic commit), then sends.
+
+Named as verbs. Several effects that store the same thing may follow each other in a
+batch; the last one counts.
+"""
+
+from typing import Any
+
+import msgspec
+
+from ganger_broker.labels import LabelValue
+from ganger_broker.messages import (
+    Assignment,
+    AttemptId,
+    RunResult,
+    ToWorker,
+    WorkflowDefinition,
+)
+
+from .records import Held, ReplyAddress, RunHeader, StepRun, Worker
+
+__all__ = [
+    "AddPending",
+    "Assign",
+    "Beat",
+    "Bury",
+    "Count",
+    "DeleteQueue",
+    "DropPending",
+    "DropWorker",
+    "Effect",
+    "EndRun",
+    "Hold",
+    "Note",
+    "ReleaseAttempt",
+    "Reply",
+    "StoreLabels",
+    "StoreLoad",
+    "StoreRun",
+    "StoreStep",
+    "StoreWorker",
+    "StoreWorkflow",
+    "TakeAttempt",
+    "Tell",
+    "Unhold",
+]
+
+
+class StoreRun(msgspec.Struct, frozen=True):
+    """Keep a run's header."""
+
+    run_id: str
+    header: RunHeader
+
+
+class EndRun(msgspec.Struct, frozen=True):
+    """The run has ended: keep its outcome, and the run for as long as the retention says."""
+
+    run_id: str
+    header: RunHeader
+
+
+class StoreStep(msgspec.Struct, frozen=True):
+    """Keep a step run."""
+
+    run_id: str
+    step: str
+    value: StepRun
+
+
+class AddPending(msgspec.Struct, frozen=True):
+    """The step run waits for a worker until ``deadline``, ms."""
+
+    step_run: str
+    deadline: int
+
+
+class DropPending(msgspec.Struct, frozen=True):
+    """The step run waits no more."""
+
+    step_run: str
+
+
+class StoreWorker(msgspec.Struct, frozen=True):
+    """Keep a worker, all of it: it has registered."""
+
+    worker: Worker
+
+
+class StoreLoad(msgspec.Struct, frozen=True):
+    """Keep what changes while a worker works."""
+
+    worker: str
+    used: int
+    state: str
+    given_at: int
+
+
+class StoreLabels(msgspec.Struct, frozen=True):
+    """Change a worker's labels."""
+
+    worker: str
+    seq: int
+    upsert: dict[str, LabelValue]
+    delete: tuple[str, ...]
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """The worker was heard of at this time, ms."""
+
+    worker: str
+    at: int
+
+
+class DropWorker(msgspec.Struct, frozen=True):
+    """Forget a worker."""
+
+    worker: str
+
+
+class TakeAttempt(msgspec.Struct, frozen=True):
+    """The worker holds this attempt."""
+
+    worker: str
+    attempt: AttemptId
+
+
+class ReleaseAttempt(msgspec.Struct, frozen=True):
+    """The worker holds this attempt no more."""
+
+    worker: str
+    attempt: AttemptId
+
+
+class StoreWorkflow(msgspec.Struct, frozen=True):
+    """Keep a workflow's definition."""
+
+    definition: WorkflowDefinition
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """Keep a trigger whose workflow is not registered yet."""
+
+    held: Held
+
+
+class Unhold(msgspec.Struct, frozen=True):
+    """The trigger is held no more."""
+
+    run_id: str
+
+
+class Count(msgspec.Struct, frozen=True):
+    """Add to a counter of ``ganger:stats``."""
+
+    name: str
+    by: int = 1
+
+
+class Note(msgspec.Struct, frozen=True):
+    """An entry of the feed."""
+
+    kind: str
+    fields: dict[str, Any]
+
+
+class Assign(msgspec.Struct, frozen=True):
+    """Send an attempt to its worker. Stored already; sent again after a take-over."""
+
+    worker: str
+    assignment: Assignment
+
+
+class Tell(msgspec.Struct, frozen=True):
+    """Send a worker a word. Lost in a crash it is said again when the worker is next heard."""
+
+    worker: str
+    message: ToWorker
+
+
+class Reply(msgspec.Struct, frozen=True, tag="reply"):
+    """Answer a trigger. Kept in the outbox until confirmed."""
+
+    address: ReplyAddress
+    result: RunResult
+
+
+class Bury(msgspec.Struct, frozen=True, tag="bury"):
+    """Dead-letter a message with its reason.
+
+    ``keep`` it in the outbox until confirmed: no delivery stands behind it that would
+    come again.
+    """
+
+    body: bytes
+    content_type: str | None
+    routing_key: str
+    reason: str
+    detail: str
+    keep: bool = False
+
+
+class DeleteQueue(msgspec.Struct, frozen=True):
+    """Delete a worker's queue. Left undone in a crash, it expires."""
+
+    worker: str
+
+
+Effect = (
+    StoreRun
+    | EndRun
+    | StoreStep
+    | AddPending
+    | DropPending
+    | StoreWorker
+    | StoreLoad
+    | StoreLabels
+    | Beat
+    | DropWorker
+    | TakeAttempt
+    | ReleaseAttempt
+    | StoreWorkflow
+    | Hold
+    | Unhold
+    | Count
+    | Note
+    | Assign
+    | Tell
+    | Reply
+    | Bury
+    | DeleteQueue
+)

@@ -1,0 +1,59 @@
+"""What the core is told, besides the workers' own events (``ganger_broker.messages``)."""
+
+import msgspec
+
+from ganger_broker.messages import AttemptId, RunResult, Trigger
+
+from .records import ReplyAddress
+
+__all__ = [
+    "AssignmentReturned",
+    "BrokerRestored",
+    "CancelRequested",
+    "MessageRefused",
+    "TimePassed",
+    "TriggerReceived",
+]
+
+
+class TriggerReceived(msgspec.Struct, frozen=True):
+    """A valid trigger has come. ``ended``: the result of a run of this id that has ended."""
+
+    trigger: Trigger
+    run_id: str
+    reply: ReplyAddress | None = None
+    ended: RunResult | None = None
+
+
+class MessageRefused(msgspec.Struct, frozen=True):
+    """A message that cannot be taken has come. ``reason`` is the dead-letter reason code."""
+
+    body: bytes
+    content_type: str | None
+    routing_key: str
+    reason: str
+    detail: str
+    reply: ReplyAddress | None = None
+
+
+class CancelRequested(msgspec.Struct, frozen=True):
+    """Somebody wants a run cancelled."""
+
+    run_id: str
+    reason: str
+
+
+class AssignmentReturned(msgspec.Struct, frozen=True):
+    """An assignment came back: ``no_queue``, or else it was not picked up in time."""
+
+    worker: str
+    attempt: AttemptId
+    no_queue: bool
+
+
+class BrokerRestored(msgspec.Struct, frozen=True):
+    """The broker is back after a loss: silence until now says nothing about the workers."""
+
+
+class TimePassed(msgspec.Struct, frozen=True):
+    """A wake-up that was asked for."""

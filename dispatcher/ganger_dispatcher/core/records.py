@@ -1,0 +1,194 @@
+"""What the core knows of runs, step runs and workers; what Redis keeps for the next leader.
+
+Step runs and run headers are immutable values: a change is a new value, and the effect
+that stores it carries it. Times are milliseconds since 1970.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from ganger_broker.labels import LabelValue, Requirement
+from ganger_broker.messages import (
+    AttemptId,
+    RunError,
+    RunResult,
+    RunStatus,
+    StepDefinition,
+    Trigger,
+    WorkflowDefinition,
+)
+
+from .states import StepStatus
+
+__all__ = [
+    "Held",
+    "ReplyAddress",
+    "Run",
+    "RunHeader",
+    "Snapshot",
+    "StepRun",
+    "Worker",
+    "WorkerState",
+    "attempt_id",
+    "split_attempt",
+    "step_run_id",
+]
+
+
+def step_run_id(run_id: str, step: str) -> str:
+    """``<run>/<step>``."""
+    return f"{run_id}/{step}"
+
+
+def attempt_id(run_id: str, step: str, number: int) -> AttemptId:
+    """``<run>/<step>/<n>``."""
+    return f"{run_id}/{step}/{number}"
+
+
+def split_attempt(attempt: AttemptId) -> tuple[str, str, int] | None:
+    """Run, step and number of an attempt id; None where it is not one."""
+    parts = attempt.split("/")
+    if len(parts) != 3 or not parts[2].isdecimal():
+        return None
+    return parts[0], parts[1], int(parts[2])
+
+
+class ReplyAddress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a run's result goes."""
+
+    reply_to: str
+    correlation_id: str | None = None
+    content_type: str = "application/msgpack"
+
+
+class StepRun(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One step of one run. As JSON it is the field ``step:<name>`` of the run's hash.
+
+    ``attempt`` is the number of the current (or next) attempt, from 1. ``failures`` count
+    against the step's retries, ``losses`` (of its worker) do not. ``desired_worker_labels``
+    is what this step run desires: its definition's with the trigger's merged over them.
+    """
+
+    status: StepStatus
+    attempt: int = 1
+    worker: str | None = None
+    failures: int = 0
+    losses: int = 0
+    pending_since: int | None = None
+    deadline: int | None = None
+    assigned_at: int | None = None
+    started_at: int | None = None
+    finished_at: int | None = None
+    output: Any = None
+    error: RunError | None = None
+    desired_worker_labels: dict[str, Any] = {}
+
+
+class RunHeader(msgspec.Struct, frozen=True):
+    """A run without its steps. Its fields are fields of the run's hash.
+
+    ``definition`` is the digest of the workflow's definition that the run began with.
+    """
+
+    workflow: str
+    version: str
+    definition: str
+    status: RunStatus
+    input: dict[str, Any]
+    metadata: dict[str, Any]
+    priority: int
+    desired_worker_labels: dict[str, Any]
+    created_at: int
+    finished_at: int | None = None
+    output: dict[str, Any] | None = None
+    error: RunError | None = None
+    reply: tuple[ReplyAddress, ...] = ()
+
+
+class Run:
+    """A run that has not ended."""
+
+    __slots__ = ("definitions", "header", "id", "requirements", "steps")
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002 -- the word of the contract
+        header: RunHeader,
+        definitions: dict[str, StepDefinition],
+        requirements: dict[str, Requirement],
+        steps: dict[str, StepRun],
+    ) -> None:
+        self.id = id
+        self.header = header
+        self.definitions = definitions
+        self.requirements = requirements
+        self.steps = steps
+
+    def result(self) -> RunResult:
+        """What its trigger is answered when it has ended."""
+        header = self.header
+        return RunResult(header.workflow, self.id, header.status, header.output or {}, header.error)
+
+
+class WorkerState(StrEnum):
+    """Whether a worker takes steps."""
+
+    READY = "ready"
+    DRAINING = "draining"
+    PAUSED = "paused"
+    UNREACHABLE = "unreachable"
+    """Its queue was gone; it is ready again when it registers anew."""
+
+
+class Worker(msgspec.Struct):
+    """A live worker, as Redis keeps it too. ``attempts``: attempt → when it was given, ms."""
+
+    id: str
+    incarnation: str
+    name: str
+    slots: int
+    labels: dict[str, LabelValue]
+    label_seq: int
+    actions: list[str]
+    registered_at: int
+    heartbeat_at: int
+    state: WorkerState = WorkerState.READY
+    given_at: int = 0
+    host: str = ""
+    pid: int = 0
+    version: str = ""
+    attempts: dict[AttemptId, int] = {}
+
+    @property
+    def used(self) -> int:
+        """Slots in use."""
+        return len(self.attempts)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes steps."""
+        return self.state is WorkerState.READY
+
+
+class Held(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A trigger whose workflow nobody has registered yet, until ``until``."""
+
+    run_id: str
+    trigger: Trigger
+    until: int
+    reply: tuple[ReplyAddress, ...] = ()
+
+
+class Snapshot(msgspec.Struct):
+    """All that a leader finds in Redis when it takes over.
+
+    ``definitions``: by digest, those that runs began with, beside the latest ones.
+    """
+
+    workflows: list[WorkflowDefinition] = []
+    definitions: dict[str, WorkflowDefinition] = {}
+    workers: list[Worker] = []
+    runs: list[tuple[str, RunHeader, dict[str, StepRun]]] = []
+    held: list[Held] = []

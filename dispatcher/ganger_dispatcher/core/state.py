@@ -1,0 +1,114 @@
+"""What the core remembers between two facts."""
+
+from collections.abc import Iterable
+from hashlib import blake2s
+from heapq import heappop, heappush
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ganger_broker.labels import Condition, Requirement, merge_desired, parse_desired
+from ganger_broker.messages import StepDefinition, WorkflowDefinition, action_of
+from ganger_dispatcher.placement import Placement
+
+from .effects import Effect
+from .records import Held, Run, Worker
+
+__all__ = ["Policy", "State", "Timer", "Workflow", "digest"]
+
+
+class Policy(NamedTuple):
+    """Durations the core goes by, ms, and bounds."""
+
+    worker_timeout: int = 10_000
+    """Of silence, until a worker is lost."""
+    pickup_deadline: int = 10_000
+    """Until an attempt that its worker does not mention was not picked up."""
+    hold: int = 60_000
+    """For a trigger of an unregistered workflow."""
+    most_losses: int = 5
+    """Lost workers a step run survives; at one more it has failed."""
+
+
+class Timer(NamedTuple):
+    """A wake-up: at ``due`` ms, look at ``name`` again."""
+
+    due: int
+    kind: str
+    name: str
+
+
+class Workflow:
+    """A registered workflow, with its desired labels parsed once."""
+
+    __slots__ = ("definition", "desired", "digest", "requirements", "steps")
+
+    def __init__(self, definition: WorkflowDefinition) -> None:
+        self.definition = definition
+        self.digest = digest(definition)
+        self.steps: dict[str, StepDefinition] = {step.name: step for step in definition.steps}
+        self.desired = {
+            name: parse_desired(step.desired_worker_labels) for name, step in self.steps.items()
+        }
+        self.requirements = {
+            name: _requirement(definition.name, name, desired.values())
+            for name, desired in self.desired.items()
+        }
+
+    def requirements_over(self, desired: dict[str, Any]) -> dict[str, Requirement]:
+        """Each step's requirement, a trigger's desired labels merged over by key."""
+        if not desired:
+            return self.requirements
+        over = parse_desired(desired)
+        return {
+            name: _requirement(
+                self.definition.name, name, merge_desired(self.desired[name], over).values()
+            )
+            for name in self.steps
+        }
+
+
+def digest(definition: WorkflowDefinition) -> str:
+    """What tells two definitions apart; a run keeps the one it began with by it."""
+    return blake2s(msgspec.json.encode(definition), digest_size=8).hexdigest()
+
+
+def _requirement(workflow: str, step: str, groups: Iterable[tuple[Condition, ...]]) -> Requirement:
+    conditions = [condition for group in groups for condition in group]
+    return Requirement.of(action_of(workflow, step), conditions)
+
+
+class State:
+    """Runs that have not ended, live workers, and what is waited for.
+
+    ``now`` is the time of the fact being handled, ms; effects gather in ``effects``.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.now = 0
+        self.effects: list[Effect] = []
+        self.placement = Placement()
+        self.workflows: dict[str, Workflow] = {}
+        self.workers: dict[str, Worker] = {}
+        self.runs: dict[str, Run] = {}
+        self.held: dict[str, Held] = {}
+        self._timers: list[Timer] = []
+
+    def emit(self, *effects: Effect) -> None:
+        """Want these done."""
+        self.effects.extend(effects)
+
+    def wake(self, due: int, kind: str, name: str) -> None:
+        """Look at ``name`` again at ``due``."""
+        heappush(self._timers, Timer(due, kind, name))
+
+    @property
+    def wake_at(self) -> int | None:
+        """When the next wake-up is due, ms; None where none is wanted."""
+        return self._timers[0].due if self._timers else None
+
+    def due(self) -> Iterable[Timer]:
+        """Wake-ups that are due now; each is given once."""
+        while self._timers and self._timers[0].due <= self.now:
+            yield heappop(self._timers)

@@ -1,0 +1,148 @@
+"""What programs ask for: runs, and cancellations."""
+
+import msgspec
+from msgspec.structs import replace
+
+from ganger_broker.messages import (
+    FailureReason,
+    RunError,
+    RunResult,
+    RunStatus,
+    Trigger,
+)
+
+from .effects import Bury, Count, Hold, Note, Reply, StoreRun, StoreStep, Unhold
+from .facts import CancelRequested, MessageRefused, TriggerReceived
+from .records import Held, ReplyAddress, Run, RunHeader, StepRun
+from .state import State, Workflow
+from .states import StepStatus
+from .steps import cancel_run, start_ready
+
+__all__ = ["cancel_requested", "hold_is_over", "received", "refused", "workflow_registered"]
+
+
+def received(state: State, fact: TriggerReceived) -> None:
+    """A valid trigger: a new run, or one that is there already."""
+    reply = (fact.reply,) if fact.reply else ()
+    if fact.ended is not None:
+        state.emit(*(Reply(address, fact.ended) for address in reply))
+    elif fact.run_id in state.runs:
+        _also_reply(state, state.runs[fact.run_id], reply)
+    elif fact.trigger.workflow in state.workflows:
+        workflow = state.workflows[fact.trigger.workflow]
+        _begin(state, workflow, fact.run_id, fact.trigger, reply)
+    else:
+        _hold(state, fact.run_id, fact.trigger, reply)
+
+
+def _hold(state: State, run_id: str, trigger: Trigger, reply: tuple[ReplyAddress, ...]) -> None:
+    """Nobody has registered the workflow; its workers may still be starting."""
+    held = state.held.get(run_id)
+    if held is None:
+        until = state.now + state.policy.hold
+        held = Held(run_id, trigger, until, reply)
+        state.wake(until, "held", run_id)
+        state.emit(Count("triggers_held"), Note("held", {"run": run_id}))
+    else:
+        more = tuple(address for address in reply if address not in held.reply)
+        held = replace(held, reply=held.reply + more)
+    state.held[run_id] = held
+    state.emit(Hold(held))
+
+
+def _also_reply(state: State, run: Run, reply: tuple[ReplyAddress, ...]) -> None:
+    more = tuple(address for address in reply if address not in run.header.reply)
+    if more:
+        run.header = replace(run.header, reply=run.header.reply + more)
+        state.emit(StoreRun(run.id, run.header))
+
+
+def _begin(
+    state: State,
+    workflow: Workflow,
+    run_id: str,
+    trigger: Trigger,
+    reply: tuple[ReplyAddress, ...],
+) -> None:
+    header = RunHeader(
+        workflow=trigger.workflow,
+        version=workflow.definition.version,
+        definition=workflow.digest,
+        status=RunStatus.RUNNING,
+        input=trigger.input,
+        metadata=trigger.metadata,
+        priority=trigger.priority,
+        desired_worker_labels=trigger.desired_worker_labels,
+        created_at=state.now,
+        reply=reply,
+    )
+    over = trigger.desired_worker_labels
+    steps = {
+        name: StepRun(
+            StepStatus.WAITING, desired_worker_labels={**step.desired_worker_labels, **over}
+        )
+        for name, step in workflow.steps.items()
+    }
+    run = Run(run_id, header, workflow.steps, workflow.requirements_over(over), steps)
+    state.runs[run_id] = run
+    state.emit(StoreRun(run_id, header), Count("runs_created"))
+    start_ready(state, run)
+    for name, step in run.steps.items():
+        if step.status is StepStatus.WAITING:
+            state.emit(StoreStep(run_id, name, step))
+
+
+def refused(state: State, fact: MessageRefused) -> None:
+    """A message that cannot be taken: dead-letter it with its reason, and answer."""
+    _bury(state, Bury(fact.body, fact.content_type, fact.routing_key, fact.reason, fact.detail))
+    if fact.reply:
+        error = RunError(FailureReason.INVALID_TRIGGER, fact.detail)
+        state.emit(Reply(fact.reply, RunResult(None, None, RunStatus.FAILED, error=error)))
+
+
+def _bury(state: State, bury: Bury) -> None:
+    state.emit(
+        bury,
+        Count("messages_dead"),
+        Count(f"messages_dead:{bury.reason}"),
+        Note("dead", {"reason": bury.reason, "detail": bury.detail}),
+    )
+
+
+def workflow_registered(state: State, name: str) -> None:
+    """Its workers have come: begin the runs that were held for it."""
+    for held in [held for held in state.held.values() if held.trigger.workflow == name]:
+        del state.held[held.run_id]
+        state.emit(Unhold(held.run_id))
+        _begin(state, state.workflows[name], held.run_id, held.trigger, held.reply)
+
+
+def hold_is_over(state: State, run_id: str) -> None:
+    """Nobody registered the workflow in time: dead-letter the trigger, and answer."""
+    held = state.held.get(run_id)
+    if held is None or held.until > state.now:
+        return
+    del state.held[run_id]
+    workflow = held.trigger.workflow
+    seconds = state.policy.hold / 1000
+    text = f"no worker registered the workflow {workflow!r} within {seconds:g} s"
+    state.emit(Unhold(run_id))
+    body = msgspec.json.encode(held.trigger)
+    key = f"trigger.{workflow}"
+    _bury(state, Bury(body, "application/json", key, "unknown_workflow", text, keep=True))
+    error = RunError(FailureReason.UNKNOWN_WORKFLOW, text)
+    result = RunResult(workflow, run_id, RunStatus.FAILED, error=error)
+    state.emit(*(Reply(address, result) for address in held.reply))
+
+
+def cancel_requested(state: State, fact: CancelRequested) -> None:
+    """Cancel a run; one that has ended, or never was, is left as it is."""
+    run = state.runs.get(fact.run_id)
+    error = RunError(FailureReason.CANCELLED, fact.reason)
+    if run is not None:
+        cancel_run(state, run, error)
+        return
+    held = state.held.pop(fact.run_id, None)
+    if held is not None:
+        result = RunResult(held.trigger.workflow, fact.run_id, RunStatus.CANCELLED, error=error)
+        state.emit(Unhold(fact.run_id), *(Reply(address, result) for address in held.reply))

@@ -1,0 +1,236 @@
+"""What workers say of themselves, and their silence."""
+
+from ganger_broker.messages import (
+    CancelAttempt,
+    Event,
+    Heartbeat,
+    LabelsChanged,
+    RegisterAgain,
+    WorkerDraining,
+    WorkerLeft,
+    WorkerRegistered,
+    action_of,
+)
+
+from .effects import (
+    Beat,
+    Count,
+    DeleteQueue,
+    DropWorker,
+    Note,
+    StoreLabels,
+    StoreLoad,
+    StoreWorker,
+    StoreWorkflow,
+    Tell,
+)
+from .facts import AssignmentReturned
+from .records import Worker, WorkerState
+from .state import State, Workflow
+from .steps import attempt_lost, attempt_returned, is_current, match, release
+from .triggers import workflow_registered
+
+__all__ = [
+    "draining",
+    "fresh_deadlines",
+    "heard",
+    "heartbeat",
+    "labels_changed",
+    "left",
+    "registered",
+    "returned",
+    "silence",
+]
+
+
+def heard(state: State, event: Event) -> Worker | None:
+    """The worker that speaks, its deadline put off; None where the event is not to count."""
+    worker = state.workers.get(event.worker)
+    if worker is None:
+        if not isinstance(event, WorkerLeft):
+            state.emit(Tell(event.worker, RegisterAgain()))
+        return None
+    if worker.incarnation != event.incarnation:
+        return None  # the process before this one; it is gone
+    worker.heartbeat_at = state.now
+    state.emit(Beat(worker.id, state.now))
+    return worker
+
+
+def registered(state: State, event: WorkerRegistered) -> None:
+    """A worker has come, or speaks again."""
+    known = state.workers.get(event.worker)
+    if known is not None and known.incarnation == event.incarnation:
+        worker, lost = _renewed(state, known, event), []
+    else:
+        lost = _remove(state, known) if known is not None else []
+        worker = _joined(state, event)
+    for attempt in event.attempts:
+        if attempt not in worker.attempts:
+            state.emit(Tell(worker.id, CancelAttempt(attempt, "it was given to another worker")))
+    state.emit(StoreWorker(worker))
+    fresh = _register_workflows(state, event)
+    match(state, worker)
+    for attempt in lost:
+        attempt_lost(state, attempt)
+    for name in fresh:
+        workflow_registered(state, name)
+
+
+def _joined(state: State, event: WorkerRegistered) -> Worker:
+    worker = Worker(
+        id=event.worker,
+        incarnation=event.incarnation,
+        name=event.name,
+        slots=event.slots,
+        labels=dict(event.labels),
+        label_seq=event.label_seq,
+        actions=_actions(event),
+        registered_at=state.now,
+        heartbeat_at=state.now,
+        state=WorkerState.DRAINING if event.draining else WorkerState.READY,
+        host=event.host,
+        pid=event.pid,
+        version=event.version,
+    )
+    state.workers[worker.id] = worker
+    state.placement.join(
+        worker.id, worker.labels, worker.actions, worker.slots, is_open=worker.is_open
+    )
+    state.wake(state.now + state.policy.worker_timeout, "worker", worker.id)
+    state.emit(
+        Count("workers_registered"),
+        Note("worker_joined", {"worker": worker.id, "labels": worker.labels}),
+    )
+    return worker
+
+
+def _renewed(state: State, worker: Worker, event: WorkerRegistered) -> Worker:
+    """The same incarnation again: after a lost connection, or because it was told to."""
+    worker.heartbeat_at = state.now
+    worker.state = WorkerState.DRAINING if event.draining else WorkerState.READY
+    worker.actions = _actions(event)
+    if event.label_seq >= worker.label_seq:
+        worker.labels, worker.label_seq = dict(event.labels), event.label_seq
+    state.placement.rejoin(worker.id, worker.labels, worker.actions, is_open=worker.is_open)
+    return worker
+
+
+def _actions(event: WorkerRegistered) -> list[str]:
+    return sorted(
+        action_of(flow.name, step.name) for flow in event.workflows for step in flow.steps
+    )
+
+
+def _register_workflows(state: State, event: WorkerRegistered) -> list[str]:
+    """Keep definitions that are new or changed; the names that were not known before."""
+    fresh = []
+    for definition in event.workflows:
+        known = state.workflows.get(definition.name)
+        if known is None:
+            fresh.append(definition.name)
+        if known is None or known.definition != definition:
+            state.workflows[definition.name] = Workflow(definition)
+            state.emit(StoreWorkflow(definition))
+    return fresh
+
+
+def heartbeat(state: State, event: Heartbeat, worker: Worker) -> None:
+    """Compare what the worker holds with what it should: both sides may have lost a message."""
+    mentioned = set(event.attempts)
+    overdue = state.now - state.policy.pickup_deadline
+    gone = [a for a, given in worker.attempts.items() if a not in mentioned and given < overdue]
+    for attempt in gone:
+        release(state, worker, attempt)
+    for attempt in mentioned:
+        if attempt not in worker.attempts or not is_current(state, attempt):
+            state.emit(Tell(worker.id, CancelAttempt(attempt, "it does not count any more")))
+    if gone:
+        match(state, worker)
+        for attempt in gone:
+            attempt_lost(state, attempt)
+
+
+def labels_changed(state: State, event: LabelsChanged, worker: Worker) -> None:
+    """All keys of one change at once; only newer changes count."""
+    if event.seq <= worker.label_seq:
+        return
+    worker.label_seq = event.seq
+    delete = tuple(key for key in event.delete if key not in event.upsert)
+    for key in delete:
+        worker.labels.pop(key, None)
+    worker.labels.update(event.upsert)
+    state.placement.change_labels(worker.id, event.upsert, delete)
+    state.emit(
+        StoreLabels(worker.id, event.seq, event.upsert, delete),
+        Count("label_changes"),
+        Note("labels", {"worker": worker.id, "upsert": event.upsert, "delete": delete}),
+    )
+    match(state, worker)
+
+
+def draining(state: State, _: WorkerDraining, worker: Worker) -> None:
+    """The worker takes no more."""
+    _close(state, worker, WorkerState.DRAINING)
+
+
+def _close(state: State, worker: Worker, to: WorkerState) -> None:
+    worker.state = to
+    state.placement.set_open(worker.id, False)
+    state.emit(
+        StoreLoad(worker.id, worker.used, worker.state, worker.given_at),
+        Note(f"worker_{to}", {"worker": worker.id}),
+    )
+
+
+def left(state: State, _: WorkerLeft, worker: Worker) -> None:
+    """The worker has ended; what it had still is for others, and is no loss that counts."""
+    attempts = _remove(state, worker)
+    state.emit(DeleteQueue(worker.id), Note("worker_left", {"worker": worker.id}))
+    for attempt in attempts:
+        attempt_lost(state, attempt, counts=False)
+
+
+def silence(state: State, worker_id: str) -> None:
+    """The worker's deadline was due: it is lost, unless it was heard since."""
+    worker = state.workers.get(worker_id)
+    if worker is None:
+        return
+    due = worker.heartbeat_at + state.policy.worker_timeout
+    if due > state.now:
+        state.wake(due, "worker", worker_id)
+        return
+    attempts = _remove(state, worker)
+    state.emit(
+        DeleteQueue(worker_id),
+        Count("workers_lost"),
+        Note("worker_lost", {"worker": worker_id, "attempts": sorted(attempts)}),
+    )
+    for attempt in attempts:
+        attempt_lost(state, attempt)
+
+
+def fresh_deadlines(state: State) -> None:
+    """Nobody could be heard lately: silence until now says nothing about the workers."""
+    for worker in state.workers.values():
+        worker.heartbeat_at = state.now
+
+
+def _remove(state: State, worker: Worker) -> list[str]:
+    """Forget a worker; the attempts it held."""
+    del state.workers[worker.id]
+    state.placement.leave(worker.id)
+    state.emit(DropWorker(worker.id))
+    return list(worker.attempts)
+
+
+def returned(state: State, fact: AssignmentReturned) -> None:
+    """An assignment came back. Without a queue the worker gets no more until it registers anew."""
+    worker = state.workers.get(fact.worker)
+    if worker is not None and fact.attempt in worker.attempts:
+        release(state, worker, fact.attempt)
+        if fact.no_queue:
+            _close(state, worker, WorkerState.UNREACHABLE)
+        else:
+            match(state, worker)
+    attempt_returned(state, fact.attempt)

@@ -1,0 +1,248 @@
+"""Effects as Redis commands, those of a batch combined: of two values for one field the last."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from ganger_broker.codec import to_json
+from ganger_broker.keys import Keys
+from ganger_dispatcher.core import effects as do
+from ganger_dispatcher.core.records import RunHeader, Worker
+from ganger_dispatcher.core.state import digest
+
+__all__ = ["Writes", "run_fields", "worker_fields"]
+
+Command = tuple[Any, ...]
+
+
+def run_fields(header: RunHeader) -> dict[str, Any]:
+    """A run's header as fields of its hash: text as it is, all else as JSON."""
+    return {
+        field: value if isinstance(value, str) else to_json(value)
+        for field, value in msgspec.structs.asdict(header).items()
+        if value is not None
+    }
+
+
+_ENDED = ("status", "finished_at", "output", "error")
+_NOT_IN_HASH = {"id", "labels", "attempts"}
+
+
+def worker_fields(worker: Worker) -> dict[str, Any]:
+    """A worker as fields of its hash; labels and attempts have keys of their own."""
+    fields: dict[str, Any] = {
+        field: value if isinstance(value, str) else to_json(value)
+        for field, value in msgspec.structs.asdict(worker).items()
+        if field not in _NOT_IN_HASH
+    }
+    fields["used"] = worker.used
+    return fields
+
+
+class Writes:
+    """The writes of one commit, in the making."""
+
+    def __init__(self, keys: Keys, feed_length: int) -> None:
+        self._keys = keys
+        self._feed_length = feed_length
+        self._deleted: dict[str, None] = {}
+        self._fields: dict[str, dict[str, Any]] = {}
+        self._dropped: dict[str, dict[str, None]] = {}
+        self._scores: dict[str, dict[str, int | None]] = {}
+        self._members: dict[str, dict[str, bool]] = {}
+        self._counts: dict[str, int] = {}
+        self._feed: list[Command] = []
+
+    def add(self, effects: Iterable[do.Effect]) -> None:
+        """What these effects store; those that send are passed over."""
+        for effect in effects:
+            write = _WRITERS.get(type(effect))
+            if write is not None:
+                write(self, effect)
+
+    def commands(self) -> list[Command]:
+        """The commands, in an order in which they mean what was wanted."""
+        commands: list[Command] = [("DEL", key) for key in self._deleted]
+        for key, dropped in self._dropped.items():
+            commands.append(("HDEL", key, *dropped))
+        for key, fields in self._fields.items():
+            words: list[Any] = ["HSET", key]
+            for field, value in fields.items():
+                words += (field, _text(value))
+            commands.append(tuple(words))
+        for key, scores in self._scores.items():
+            scored = {m: None if score is None else (score, m) for m, score in scores.items()}
+            commands += _both("ZADD", "ZREM", key, scored)
+        for key, members in self._members.items():
+            there = {m: (m,) if is_there else None for m, is_there in members.items()}
+            commands += _both("SADD", "SREM", key, there)
+        commands += [("HINCRBY", self._keys.stats, name, by) for name, by in self._counts.items()]
+        return commands + self._feed
+
+    # ── building blocks: a later write of the same thing replaces an earlier one ──────
+
+    def set(self, key: str, fields: dict[str, Any]) -> None:
+        """Set fields of a hash."""
+        self._fields.setdefault(key, {}).update(fields)
+        dropped = self._dropped.get(key)
+        if dropped:
+            for field in fields:
+                dropped.pop(field, None)
+            if not dropped:
+                del self._dropped[key]
+
+    def drop(self, key: str, fields: Iterable[str]) -> None:
+        """Delete fields of a hash."""
+        held = self._fields.get(key)
+        for field in fields:
+            if held:
+                held.pop(field, None)
+            self._dropped.setdefault(key, {})[field] = None
+        if held is not None and not held:
+            del self._fields[key]
+
+    def delete(self, key: str) -> None:
+        """Delete a key, and whatever was to be written to it before."""
+        for pending in (self._fields, self._dropped, self._scores, self._members):
+            pending.pop(key, None)
+        self._deleted[key] = None
+
+    def score(self, key: str, member: str, score: int | None) -> None:
+        """Set a member's score in a zset; None removes it."""
+        self._scores.setdefault(key, {})[member] = score
+
+    def member(self, key: str, member: str, *, there: bool) -> None:
+        """Put a member in a set, or take it out."""
+        self._members.setdefault(key, {})[member] = there
+
+    # ── effects ───────────────────────────────────────────────────────────────────────
+
+    def _store_run(self, effect: do.StoreRun) -> None:
+        self.set(self._keys.run(effect.run_id), run_fields(effect.header))
+        self.score(self._keys.runs, effect.run_id, effect.header.created_at)
+        self.member(self._keys.active, effect.run_id, there=True)
+
+    def _end_run(self, effect: do.EndRun) -> None:
+        fields = run_fields(effect.header)
+        self.set(self._keys.run(effect.run_id), {f: fields[f] for f in _ENDED if f in fields})
+        self.member(self._keys.active, effect.run_id, there=False)
+        self.score(self._keys.finished, effect.run_id, effect.header.finished_at)
+
+    def _store_step(self, effect: do.StoreStep) -> None:
+        self.set(self._keys.run(effect.run_id), {f"step:{effect.step}": effect.value})
+
+    def _add_pending(self, effect: do.AddPending) -> None:
+        self.score(self._keys.pending, effect.step_run, effect.deadline)
+
+    def _drop_pending(self, effect: do.DropPending) -> None:
+        self.score(self._keys.pending, effect.step_run, None)
+
+    def _store_worker(self, effect: do.StoreWorker) -> None:
+        worker = effect.worker
+        self.set(self._keys.worker(worker.id), worker_fields(worker))
+        self.score(self._keys.workers, worker.id, worker.heartbeat_at)
+        self.delete(self._keys.labels(worker.id))
+        if worker.labels:
+            self.set(self._keys.labels(worker.id), _json_values(worker.labels))
+
+    def _store_load(self, effect: do.StoreLoad) -> None:
+        self.set(
+            self._keys.worker(effect.worker),
+            {"used": effect.used, "state": effect.state, "given_at": effect.given_at},
+        )
+
+    def _store_labels(self, effect: do.StoreLabels) -> None:
+        key = self._keys.labels(effect.worker)
+        self.drop(key, effect.delete)
+        if effect.upsert:
+            self.set(key, _json_values(effect.upsert))
+        self.set(self._keys.worker(effect.worker), {"label_seq": effect.seq})
+
+    def _beat(self, effect: do.Beat) -> None:
+        self.score(self._keys.workers, effect.worker, effect.at)
+        self.set(self._keys.worker(effect.worker), {"heartbeat_at": effect.at})
+
+    def _drop_worker(self, effect: do.DropWorker) -> None:
+        keys = self._keys
+        for key in (keys.worker, keys.labels, keys.attempts):
+            self.delete(key(effect.worker))
+        self.score(keys.workers, effect.worker, None)
+
+    def _take_attempt(self, effect: do.TakeAttempt) -> None:
+        self.member(self._keys.attempts(effect.worker), effect.attempt, there=True)
+
+    def _release_attempt(self, effect: do.ReleaseAttempt) -> None:
+        self.member(self._keys.attempts(effect.worker), effect.attempt, there=False)
+
+    def _store_workflow(self, effect: do.StoreWorkflow) -> None:
+        definition = effect.definition
+        text = to_json(definition)
+        self.member(self._keys.workflows, definition.name, there=True)
+        self.set(
+            self._keys.workflow(definition.name),
+            {
+                "version": definition.version,
+                "definition": text,
+                f"definition:{digest(definition)}": text,
+            },
+        )
+
+    def _hold(self, effect: do.Hold) -> None:
+        self.set(self._keys.held, {effect.held.run_id: effect.held})
+
+    def _unhold(self, effect: do.Unhold) -> None:
+        self.drop(self._keys.held, [effect.run_id])
+
+    def _count(self, effect: do.Count) -> None:
+        self._counts[effect.name] = self._counts.get(effect.name, 0) + effect.by
+
+    def _note(self, effect: do.Note) -> None:
+        if self._feed_length:
+            words: list[Any] = ["XADD", self._keys.feed, "MAXLEN", "~", self._feed_length, "*"]
+            words += ("kind", effect.kind)
+            for field, value in effect.fields.items():
+                words += (field, _text(value))
+            self._feed.append(tuple(words))
+
+
+def _both(
+    add: str, remove: str, key: str, members: dict[str, tuple[Any, ...] | None]
+) -> list[Command]:
+    adding = [word for words in members.values() if words is not None for word in words]
+    removing = [member for member, words in members.items() if words is None]
+    commands: list[Command] = []
+    if adding:
+        commands.append((add, key, *adding))
+    if removing:
+        commands.append((remove, key, *removing))
+    return commands
+
+
+def _json_values(labels: dict[str, Any]) -> dict[str, Any]:
+    return {key: msgspec.json.encode(value) for key, value in labels.items()}
+
+
+def _text(value: Any) -> Any:
+    return value if isinstance(value, str | int | bytes) else msgspec.json.encode(value)
+
+
+_WRITERS: dict[type, Callable[[Writes, Any], None]] = {
+    do.StoreRun: Writes._store_run,
+    do.EndRun: Writes._end_run,
+    do.StoreStep: Writes._store_step,
+    do.AddPending: Writes._add_pending,
+    do.DropPending: Writes._drop_pending,
+    do.StoreWorker: Writes._store_worker,
+    do.StoreLoad: Writes._store_load,
+    do.StoreLabels: Writes._store_labels,
+    do.Beat: Writes._beat,
+    do.DropWorker: Writes._drop_worker,
+    do.TakeAttempt: Writes._take_attempt,
+    do.ReleaseAttempt: Writes._release_attempt,
+    do.StoreWorkflow: Writes._store_workflow,
+    do.Hold: Writes._hold,
+    do.Unhold: Writes._unhold,
+    do.Count: Writes._count,
+    do.Note: Writes._note,
+}
