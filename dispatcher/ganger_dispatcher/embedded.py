@@ -1,0 +1,57 @@
+"""A dispatcher inside the user's own process, for ``memory://``, ``ganger dev`` and tests."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+from ganger_broker.transports import open_transport
+
+from ganger_broker.settings import Settings
+
+from .inspection import explain_step
+from .service import Dispatcher
+from .store import RedisStore, open_redis
+
+__all__ = ["EmbeddedDispatcher"]
+
+
+class EmbeddedDispatcher:
+    """Runs a ``Dispatcher`` on the event loop it is started on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start; returns when it leads and consumes.
+
+        Raises:
+            GangerError: it could not start.
+        """
+        settings = self._settings
+        self._store = RedisStore(
+            open_redis(settings.redis_url), settings.keys(), settings.feed_length
+        )
+        self._dispatcher = Dispatcher(settings, open_transport(settings, "dispatcher"), self._store)
+        self._task = asyncio.create_task(self._dispatcher.run())
+        leading = asyncio.create_task(self._dispatcher.leading.wait())
+        await asyncio.wait([self._task, leading], return_when=asyncio.FIRST_COMPLETED)
+        leading.cancel()
+        if self._task.done():
+            self._task.result()
+
+    async def stop(self) -> None:
+        """Stop; returns when it has given back what it had not handled."""
+        if self._task is not None:
+            self._dispatcher.stop()
+            await self._task
+            await self._store.close()
+
+    async def explain(self, step_run: str) -> dict[str, Any]:
+        """Why a step run waits, as ``ganger explain --json`` prints it."""
+        explained: dict[str, Any] = msgspec.to_builtins(await explain_step(self._store, step_run))
+        return explained
+
+    async def feed(self, after: str = "0") -> list[tuple[str, dict[str, str]]]:
+        """What has happened since entry ``after``: (entry id, fields), oldest first."""
+        return await self._store.feed(after)

@@ -1,0 +1,95 @@
+"""What operators ask of Redis: workers, runs, and why a step waits."""
+
+from typing import Any
+
+import msgspec
+
+from ganger_broker.errors import InvalidInput
+from ganger_broker.labels import Requirement, parse_desired
+from ganger_broker.messages import action_of
+
+from .core.records import RunHeader, StepRun, Worker
+from .explanation import Explanation, explain, verdict
+from .placement import Placement
+from .store.redis_store import RedisStore
+
+__all__ = ["StepExplanation", "explain_step", "placement_of"]
+
+
+class StepExplanation(msgspec.Struct):
+    """Why a real step run waits; or, where it does not, what became of it."""
+
+    step_run: str
+    status: str
+    verdict: str | None
+    desired_worker_labels: dict[str, Any]
+    worker: str | None
+    selected: str | None
+    workers: list[dict[str, Any]]
+
+
+def placement_of(workers: list[Worker]) -> Placement:
+    """A placement of live workers, as the leader has it."""
+    placement = Placement()
+    for worker in sorted(workers, key=lambda w: (w.given_at, w.registered_at, w.id)):
+        placement.join(
+            worker.id,
+            worker.labels,
+            worker.actions,
+            worker.slots,
+            worker.used,
+            is_open=worker.is_open,
+        )
+    return placement
+
+
+async def explain_step(store: RedisStore, name: str) -> StepExplanation:
+    """Explain ``<run>/<step>``; an attempt's id, or the id of a run of one step, will do.
+
+    Raises:
+        InvalidInput: there is no such step run.
+    """
+    run_id, step, (header, step_run) = await _find(store, name)
+    action = action_of(header.workflow, step)
+    desired = parse_desired(step_run.desired_worker_labels)
+    requirement = Requirement.of(action, [c for group in desired.values() for c in group])
+    workers = await store.workers()
+    explanation = explain(placement_of(workers), requirement)
+    pending = step_run.status == "pending"
+    return StepExplanation(
+        step_run=f"{run_id}/{step}",
+        status=step_run.status.value,
+        verdict=verdict(explanation) if pending else None,
+        desired_worker_labels=step_run.desired_worker_labels,
+        worker=step_run.worker,
+        selected=explanation.selected if pending else None,
+        workers=_with_load(explanation, workers),
+    )
+
+
+def _with_load(explanation: Explanation, workers: list[Worker]) -> list[dict[str, Any]]:
+    by_id = {worker.id: worker for worker in workers}
+    return [
+        {
+            **msgspec.to_builtins(explained),
+            "state": by_id[explained.id].state.value,
+            "slots": by_id[explained.id].slots,
+            "used": by_id[explained.id].used,
+        }
+        for explained in explanation.workers
+    ]
+
+
+async def _find(store: RedisStore, name: str) -> tuple[str, str, tuple[RunHeader, StepRun]]:
+    run_id, _, rest = name.partition("/")
+    step = rest.partition("/")[0]
+    found = await store.run(run_id)
+    if found is None:
+        raise InvalidInput(f"there is no run {run_id!r} (or its retention is over)")
+    header, steps = found
+    if not step and len(steps) == 1:
+        step = next(iter(steps))
+    if step not in steps:
+        known = ", ".join(f"{run_id}/{each}" for each in steps)
+        raise InvalidInput(f"there is no step run {name!r}; this run has {known}")
+    return run_id, step, (header, steps[step])

@@ -1,0 +1,80 @@
+"""Deliveries as facts: what programs and workers sent, decoded and checked."""
+
+from collections.abc import Iterable
+from hashlib import blake2s
+from uuid import uuid4
+
+from ganger_broker.codec import (
+    MSGPACK,
+    decode_cancel,
+    decode_events,
+    decode_to_worker,
+    decode_trigger,
+)
+from ganger_broker.errors import InvalidMessage
+from ganger_broker.messages import Assignment
+from ganger_broker.transport import Delivery
+
+from .core.core import Fact
+from .core.facts import AssignmentReturned, CancelRequested, MessageRefused, TriggerReceived
+from .core.records import ReplyAddress
+
+__all__ = ["facts_of", "read"]
+
+
+def read(delivery: Delivery, limit: int) -> list[Fact]:
+    """The facts in a delivery; one that cannot be taken is itself a fact.
+
+    ``limit``: the largest body taken, bytes.
+    """
+    try:
+        return list(facts_of(delivery, limit))
+    except InvalidMessage as exc:
+        return [
+            MessageRefused(
+                delivery.body,
+                delivery.content_type,
+                delivery.routing_key,
+                exc.reason,
+                str(exc),
+                _reply(delivery),
+            )
+        ]
+
+
+def facts_of(delivery: Delivery, limit: int) -> Iterable[Fact]:
+    """The facts in a delivery, by the first word of its routing key.
+
+    Raises:
+        InvalidMessage: its body is too large or not what the key says.
+    """
+    kind, _, name = delivery.routing_key.partition(".")
+    match kind:
+        case "event":
+            yield from decode_events(delivery.body, limit)
+        case "returned":
+            message = decode_to_worker(delivery.body, limit)
+            if isinstance(message, Assignment):
+                yield AssignmentReturned(name, message.attempt, no_queue=False)
+        case "cancel":
+            cancel = decode_cancel(delivery.body, delivery.content_type, limit)
+            yield CancelRequested(cancel.run_id, cancel.reason)
+        case _:
+            trigger = decode_trigger(delivery.body, delivery.content_type, limit)
+            run_id = trigger.run_id or _run_id(delivery.message_id)
+            yield TriggerReceived(trigger, run_id, _reply(delivery))
+
+
+def _run_id(message_id: str | None) -> str:
+    """The same message gives the same run, also when the broker delivers it twice."""
+    if message_id:
+        return blake2s(message_id.encode(), digest_size=16).hexdigest()
+    return uuid4().hex
+
+
+def _reply(delivery: Delivery) -> ReplyAddress | None:
+    if not delivery.reply_to:
+        return None
+    return ReplyAddress(
+        delivery.reply_to, delivery.correlation_id, delivery.content_type or MSGPACK
+    )
