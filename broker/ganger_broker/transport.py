@@ -19,6 +19,7 @@ class Outgoing(msgspec.Struct, frozen=True):
     """A message to publish: persistent, confirmed and, where ``mandatory``, known to be queued.
 
     ``exchange`` ``""`` is the default exchange: ``routing_key`` is a queue's name.
+    Without a ``message_id`` it is given one, which it keeps when it is published again.
     """
 
     exchange: str
@@ -37,9 +38,9 @@ class Published(Enum):
 
     CONFIRMED = "confirmed"
     RETURNED = "returned"
-    """Mandatory, and no queue would take it."""
+    """No queue would take it: it was mandatory, or even its exchange is missing."""
     REFUSED = "refused"
-    """The broker answered that it could not keep it (nack)."""
+    """The broker would not keep it: a nack, or too large, or not allowed (it is logged)."""
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -100,7 +101,8 @@ class Transport(Protocol):
         """
 
     async def delete_queue(self, name: str) -> None:
-        """Delete a queue with what is in it, and forget its declaration. Gone already is fine."""
+        """Delete a queue with what is in it, and forget its declaration and bindings; this
+        transport's own consumers of it are cancelled. Gone already is fine."""
 
     async def publish(self, messages: Sequence[Outgoing]) -> list[Published]:
         """Publish all of them, pipelined and in order; what became of each, in order.
@@ -111,6 +113,8 @@ class Transport(Protocol):
 
         Raises:
             TransportClosed: the transport was closed meanwhile.
+            TransportError: a message cannot be packed (a header's value, a key over 255
+                bytes); others of this call may have been published.
         """
 
     async def consume(
@@ -123,8 +127,12 @@ class Transport(Protocol):
     ) -> Subscription:
         """Hand each message of ``queue`` to ``on_delivery``, at most ``prefetch`` unacknowledged.
 
-        ``on_delivery`` must not block and must not raise. A consumer that the server
-        cancels (its queue was deleted) is set up again, its queue declared again first.
+        ``on_delivery`` is not called before this has returned; it must not block and must
+        not raise. A consumer that the server cancels (its queue was deleted) is set up
+        again, its queue declared again first.
+
+        Raises:
+            TransportError: there is no such queue; the text names it.
         """
 
     def on_reconnect(self, callback: Callable[[], Awaitable[None] | None]) -> None:

@@ -1,0 +1,268 @@
+"""A consumer of one RabbitMQ queue that outlives its channels."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import structlog
+from aiormq import Channel, spec
+from aiormq.abc import DeliveredMessage
+
+from ganger_broker.transport import Delivery
+
+from .session import Session, reason_of
+
+__all__ = ["Consumer"]
+
+log = structlog.get_logger(__name__)
+
+
+class Consumer:
+    """The port's ``Subscription``.
+
+    It has a channel of its own, so its delivery tags count 1, 2, 3, … without gaps: what
+    is settled can be told as one number and a few stragglers.
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        on_delivery: Callable[[Delivery], None],
+        *,
+        prefetch: int,
+        no_ack: bool,
+        on_lost: Callable[["Consumer"], None],
+        on_cancel: Callable[["Consumer"], None],
+    ) -> None:
+        """``on_lost`` is called when it has to be opened again, ``on_cancel`` when never more."""
+        self.queue = queue
+        self.cancelled = False
+        self._on_delivery = on_delivery
+        self._prefetch = prefetch
+        self._no_ack = no_ack
+        self._on_lost = on_lost
+        self._on_cancel = on_cancel
+        self._opening = asyncio.Lock()
+        self._session: Session | None = None
+        self._channel: Channel | None = None
+        self._tag: str | None = None
+        self._generation = 0
+        self._floor = 1
+        self._settled: set[int] = set()
+        self._delivered = 0
+        self._acks: set[int] = set()
+        self._nacks: set[int] = set()
+        self._wake = asyncio.Event()
+        self._settler: asyncio.Task[None] | None = None
+        self._early: list[Delivery] | None = []
+
+    # ── the port ──
+
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge; see the port."""
+        self._settle(deliveries, self._acks)
+
+    def requeue(self, deliveries: Sequence[Delivery]) -> None:
+        """Give back; see the port."""
+        self._settle(deliveries, self._nacks)
+
+    async def cancel(self) -> None:
+        """Stop consuming; see the port."""
+        if self.cancelled:
+            return
+        self.cancelled = True
+        self._on_cancel(self)
+        async with self._opening:
+            if self._session is not None and self._channel is not None and self._tag is not None:
+                # Lost meanwhile is as good as cancelled.
+                await self._session.attempt("consumer", self._channel.basic_cancel(self._tag))
+            self._wake.set()
+
+    # ── for the transport ──
+
+    def is_open_on(self, session: Session) -> bool:
+        """Whether it consumes on this connection."""
+        return self._session is session and self._channel is not None
+
+    async def open(self, session: Session) -> None:
+        """Consume on this connection.
+
+        Raises:
+            TransportError: the queue is missing, or the connection was lost.
+        """
+        async with self._opening:
+            if self.cancelled or self.is_open_on(session):
+                return
+            await self._drop_channel()
+            channel = await session.channel()
+            self._begin(session, channel)
+            try:
+                with session.wrapping(f"consumer of queue {self.queue!r}"):
+                    await channel.basic_qos(prefetch_count=0 if self._no_ack else self._prefetch)
+                    deliver = partial(self._on_message, self._generation)
+                    await channel.basic_consume(
+                        self.queue, deliver, no_ack=self._no_ack, consumer_tag=self._tag
+                    )
+            except BaseException:
+                self._lose(self._generation)
+                raise
+            channel.closing.add_done_callback(partial(self._on_channel_closed, self._generation))
+            # In the next turn of the loop, so that who awaits `consume` has its result by then.
+            asyncio.get_running_loop().call_soon(self._hand_over_early)
+
+    def close(self) -> None:
+        """The transport is closed, and the channel with it."""
+        self.cancelled = True
+        self._lose(self._generation)
+
+    # ── channels come and go ──
+
+    def _begin(self, session: Session, channel: Channel) -> None:
+        self._generation += 1
+        self._session, self._channel = session, channel
+        self._tag = f"{self.queue}.{self._generation}"
+        self._floor, self._delivered = 1, 0
+        for tags in (self._settled, self._acks, self._nacks):
+            tags.clear()
+        _on_server_cancel(channel, partial(self._on_cancelled_by_server, self._generation))
+        self._settler = asyncio.create_task(self._write(channel))
+
+    def _on_channel_closed(self, generation: int, closing: "asyncio.Future[Any]") -> None:
+        if self._lose(generation) and not self.cancelled:
+            log.warning("consumer lost", queue=self.queue, reason=str(reason_of(closing)))
+            self._on_lost(self)
+
+    def _on_cancelled_by_server(self, generation: int) -> None:
+        # The channel stays open, for what it delivered, until the next one is there.
+        if generation == self._generation and not self.cancelled and self._tag is not None:
+            log.warning("consumer cancelled by the broker: its queue is gone", queue=self.queue)
+            self._session = self._tag = None
+            self._on_lost(self)
+
+    def _lose(self, generation: int) -> bool:
+        """Forget the channel; False when that generation is over already."""
+        if generation != self._generation or self._channel is None:
+            return False
+        self._session = self._channel = self._tag = None
+        if self._settler is not None:
+            self._settler.cancel()
+        return True
+
+    async def _drop_channel(self) -> None:
+        channel = self._channel
+        if self._lose(self._generation) and channel is not None:
+            await channel.close()
+
+    # ── deliveries and their acknowledgement ──
+
+    async def _on_message(self, generation: int, message: DeliveredMessage) -> None:
+        if not self._no_ack:
+            if generation != self._generation or self._channel is None:
+                return  # comes again
+            self._delivered = message.delivery_tag or 0
+        delivery = _delivery(generation, message)
+        if self._early is None:
+            self._hand_over(delivery)
+        else:
+            self._early.append(delivery)
+
+    def _hand_over_early(self) -> None:
+        early, self._early = self._early or (), None
+        for delivery in early:
+            self._hand_over(delivery)
+
+    def _hand_over(self, delivery: Delivery) -> None:
+        try:
+            self._on_delivery(delivery)
+        except Exception:
+            # Requeued it would come again at once, and fail again.
+            log.exception("on_delivery failed, message left unacknowledged", queue=self.queue)
+
+    def _settle(self, deliveries: Sequence[Delivery], into: set[int]) -> None:
+        if self._no_ack or self._channel is None:
+            return
+        for delivery in deliveries:
+            generation, tag = delivery.tag
+            # An unknown or repeated tag would make the server close the channel.
+            if generation != self._generation or tag < self._floor or tag in self._settled:
+                continue
+            if tag not in self._acks and tag not in self._nacks:
+                into.add(tag)
+        self._wake.set()
+
+    async def _write(self, channel: Channel) -> None:
+        """Send what was settled since the last look, in as few frames as it takes."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            nacks, self._nacks = self._nacks, set()
+            acks, self._acks = self._acks, set()
+            up_to, stragglers = self._advance(acks, nacks)
+            for tag in sorted(nacks):
+                await channel.basic_nack(tag, requeue=True, wait=False)
+            if up_to:
+                await channel.basic_ack(up_to, multiple=True, wait=False)
+            for tag in stragglers:
+                await channel.basic_ack(tag, wait=False)
+            if self.cancelled and self._floor > self._delivered:
+                await self._close_when_done(channel)
+                return
+
+    def _advance(self, acks: set[int], nacks: set[int]) -> tuple[int, list[int]]:
+        """The tag up to which all are settled and one of ``acks`` (0: none), and the other
+        ``acks``."""
+        self._settled |= acks
+        self._settled |= nacks
+        up_to = 0
+        while self._floor in self._settled:
+            self._settled.remove(self._floor)
+            if self._floor in acks:
+                up_to = self._floor
+            self._floor += 1
+        return up_to, sorted(tag for tag in acks if tag > up_to)
+
+    async def _close_when_done(self, channel: Channel) -> None:
+        """Cancelled, and all it delivered is settled."""
+        self._session = self._channel = self._tag = None
+        await channel.close()
+
+
+def _delivery(generation: int, message: DeliveredMessage) -> Delivery:
+    properties = message.header.properties
+    return Delivery(
+        body=message.body,
+        routing_key=message.routing_key or "",
+        tag=(generation, message.delivery_tag),
+        content_type=properties.content_type,
+        message_id=properties.message_id,
+        reply_to=properties.reply_to,
+        correlation_id=properties.correlation_id,
+        headers=properties.headers or {},
+        redelivered=bool(message.redelivered),
+    )
+
+
+class _WatchedConsumers(dict[str, Any]):
+    """For aiormq before 7, which tells nobody of a consumer the server cancelled, but drops
+    it from this table."""
+
+    def __init__(self, on_cancel: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_cancel = on_cancel
+
+    def pop(self, *args: Any) -> Any:
+        self._on_cancel()
+        return super().pop(*args)
+
+
+def _on_server_cancel(channel: Channel, on_cancel: Callable[[], None]) -> None:
+    callbacks = getattr(channel, "on_consumer_cancel_callbacks", None)
+    if callbacks is None:
+        channel.consumers = _WatchedConsumers(on_cancel)
+    else:
+
+        def told(_: spec.Basic.Cancel) -> None:
+            on_cancel()
+
+        callbacks.add(told)

@@ -1,0 +1,171 @@
+"""One connection to RabbitMQ, from its opening to its loss."""
+
+import asyncio
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import cast
+
+import aio_pika
+from aiormq import Channel, Connection
+from aiormq import exceptions as amqp
+from pamqp.exceptions import PAMQPException
+from yarl import URL
+
+from ganger_broker.errors import TransportError
+from ganger_broker.topology import Binding, Exchange, Queue
+
+__all__ = ["ConnectionLost", "ConnectionRefused", "Session", "reason_of"]
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds until an attempt to connect is given up, and another made."""
+HEARTBEAT = 30
+"""Seconds; RabbitMQ takes a client that is silent for twice as long for dead. Less would cut
+off a worker whose loop a step blocks for a while. ``?heartbeat=`` in the URL replaces it."""
+
+
+class ConnectionLost(TransportError):
+    """The connection went away while it was used; to be done again on the next one."""
+
+
+class ConnectionRefused(TransportError):
+    """The broker is there and does not let us in: trying again does not help."""
+
+
+class Session:
+    """A connection, and a channel on it to declare and delete with.
+
+    Every failure comes as a ``TransportError``: ``ConnectionLost``, or what the broker said.
+    """
+
+    def __init__(self, connection: aio_pika.abc.AbstractConnection) -> None:
+        self._outer = connection
+        underlay = cast("aio_pika.abc.UnderlayConnection", connection.transport)
+        self._connection = cast("Connection", underlay.connection)
+        self._control: Channel | None = None
+        self._control_lock = asyncio.Lock()
+        self._gone = asyncio.Event()
+        self._connection.closing.add_done_callback(lambda _: self._gone.set())
+
+    @classmethod
+    async def open(cls, url: str, name: str) -> "Session":
+        """Connect, named ``name`` in the broker's list of connections.
+
+        Raises:
+            ConnectionRefused: user, password or virtual host is refused.
+            ConnectionLost: no broker answers.
+        """
+        given = URL(url)
+        given = given.update_query({"heartbeat": HEARTBEAT, **given.query})
+        try:
+            return cls(
+                await aio_pika.connect(
+                    given,
+                    timeout=CONNECT_TIMEOUT,
+                    client_properties={"connection_name": name},
+                )
+            )
+        except (amqp.AMQPError, PAMQPException, OSError, RuntimeError) as exc:
+            raise _why_not_connected(given, exc) from exc
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is gone."""
+        return self._connection.is_closed
+
+    async def wait_lost(self) -> str:
+        """Return when the connection is gone; why, in words."""
+        await self._gone.wait()
+        return str(reason_of(self._connection.closing) or "closed")
+
+    async def close(self) -> None:
+        """Close the connection; gone already is fine."""
+        await self.attempt("connection", self._outer.close())
+
+    async def channel(self, *, confirms: bool = False) -> Channel:
+        """A new channel; with ``confirms`` for publishing, returned messages told apart."""
+        with self.wrapping("channel"):
+            opened = await self._connection.channel(
+                publisher_confirms=confirms, on_return_raises=confirms
+            )
+        return cast("Channel", opened)
+
+    async def attempt(self, what: str, call: Awaitable[object]) -> None:
+        """Await something that a lost connection or channel has done as well."""
+        with suppress(TransportError), self.wrapping(what):
+            await call
+
+    async def declare(self, items: Sequence[Exchange | Queue | Binding]) -> None:
+        """Declare in order."""
+        for item in items:
+            async with self._control_lock:
+                await self._declare(item)
+
+    async def delete_queue(self, name: str) -> None:
+        """Delete; gone already is fine."""
+        async with self._control_lock:
+            channel = await self._control_channel()
+            with self.wrapping(f"queue {name!r}"):
+                await channel.queue_delete(name)
+
+    async def _declare(self, item: Exchange | Queue | Binding) -> None:
+        channel = await self._control_channel()
+        match item:
+            case Exchange(name, kind):
+                with self.wrapping(f"exchange {name!r}"):
+                    await channel.exchange_declare(name, exchange_type=kind, durable=True)
+            case Queue(name, arguments):
+                with self.wrapping(f"queue {name!r}"):
+                    await channel.queue_declare(name, durable=True, arguments=arguments)
+            case Binding(exchange, queue, key):
+                with self.wrapping(f"binding of queue {queue!r} to exchange {exchange!r}"):
+                    await channel.queue_bind(queue, exchange, key)
+
+    async def _control_channel(self) -> Channel:
+        # The server closes it with every refusal, so it is opened anew where needed.
+        if self._control is None or self._control.is_closed:
+            self._control = await self.channel()
+        return self._control
+
+    @contextmanager
+    def wrapping(self, what: str) -> Iterator[None]:
+        """Make the driver's exceptions ours; ``what`` names the thing worked on."""
+        try:
+            yield
+        except asyncio.CancelledError as exc:
+            # aiormq also *throws* this at those who wait when it closes something. It is
+            # only a real one when somebody cancelled this task.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise ConnectionLost(f"{what}: the connection was lost") from exc
+        except amqp.AMQPChannelError as exc:
+            raise TransportError(f"{what}: {_text(exc)}") from exc
+        except (amqp.AMQPError, OSError, RuntimeError) as exc:
+            raise ConnectionLost(f"{what}: {_text(exc)}") from exc
+        except (PAMQPException, ValueError, TypeError) as exc:
+            raise TransportError(f"{what}: cannot be sent: {exc}") from exc
+
+
+def reason_of(closing: "asyncio.Future[object]") -> BaseException | None:
+    """Why a connection or a channel closed, of its ``closing`` future; None where nobody said."""
+    if not closing.done() or closing.cancelled():
+        return None
+    return closing.exception()
+
+
+def _why_not_connected(url: URL, exc: Exception) -> TransportError:
+    place = f"{url.host}:{url.port or 'default port'}"
+    if isinstance(exc, amqp.ProbableAuthenticationError | amqp.AuthenticationError):
+        return ConnectionRefused(f"{place} refuses user {url.user!r} or its password: {_text(exc)}")
+    # The driver expects an answer to its opening of the virtual host, and when the broker
+    # closes the connection instead it complains of the frame and drops what that said.
+    if isinstance(exc, amqp.ConnectionClosed) or "Connection.Close " in repr(exc.args):
+        return ConnectionRefused(
+            f"{place} refuses virtual host {url.path.removeprefix('/') or '/'!r} to user "
+            f"{url.user!r}: it must exist, be up, and the user must have permissions on it"
+        )
+    return ConnectionLost(f"{place}: {_text(exc) or type(exc).__name__}")
+
+
+def _text(exc: BaseException) -> str:
+    return " ".join(str(part) for part in exc.args)
