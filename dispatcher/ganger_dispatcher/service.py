@@ -370,14 +370,13 @@ class _Term:
                 attempt = message.assignment.attempt
                 self._facts.append(AssignmentReturned(message.worker, attempt, no_queue=True))
                 self._something.set()
-        elif outcome is Published.REFUSED or (
-            isinstance(message, Bury) and outcome is not Published.CONFIRMED
-        ):
-            raise TransportError(
-                f"the broker did not keep a {type(message).__name__}: {outcome.value}"
-            )
+            return
+        unwanted = outcome is Published.RETURNED and not isinstance(message, Bury)
+        if outcome is not Published.CONFIRMED and not unwanted:
+            what = type(message).__name__
+            raise TransportError(f"the broker did not keep a {what}: {outcome.value}")
         if name is not None:
-            # a reply that nobody waits for any more (returned) is done with as well
+            # a reply that nobody waits for any more was returned, and is done with as well
             self._sent.append(name)
 
     async def _give_back(self) -> None:
