@@ -123,6 +123,8 @@ class Consumer:
         self._session, self._channel = session, channel
         self._tag = f"{self.queue}.{self._generation}"
         self._floor, self._delivered = 1, 0
+        if self._early and not self._no_ack:
+            self._early.clear()  # of an attempt that was lost: they come again
         for tags in (self._settled, self._acks, self._nacks):
             tags.clear()
         _on_server_cancel(channel, partial(self._on_cancelled_by_server, self._generation))

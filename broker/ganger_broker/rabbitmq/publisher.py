@@ -250,7 +250,7 @@ def _packed(channel: Channel, pending: _Pending) -> bytes:
     except UNPACKABLE as exc:
         message = pending.message
         where = f"message to exchange {message.exchange!r}, key {message.routing_key!r}"
-        pending.fail(TransportError(f"{where}: headers or properties cannot be packed: {exc}"))
+        pending.fail(TransportError(f"{where}: cannot be packed: {exc}"))
         return b""
 
 

@@ -1,0 +1,59 @@
+"""Logging: structlog for all of Ganger, and the libraries' own logs through the same door.
+
+Libraries log with ``structlog.get_logger()``; only programs call ``configure_logging``.
+"""
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+from structlog.typing import Processor
+
+from .settings import Settings
+
+__all__ = ["configure_logging"]
+
+
+def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
+    """Log to ``stream`` (standard error) in the level and format of the settings.
+
+    ``log_format`` ``auto`` is for people on a terminal, else JSON, one object a line. What
+    is bound in structlog's context variables stands on every line. Libraries that log with
+    the standard library (aio-pika, aiormq) are heard from level warning.
+    """
+    stream = sys.stderr if stream is None else stream
+    console = settings.log_format == "console" or (
+        settings.log_format == "auto" and stream.isatty()
+    )
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    # Not rich's tracebacks: they show local variables, and with them passwords in URLs.
+    console_renderer = structlog.dev.ConsoleRenderer(
+        colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    rendering: list[Processor] = (
+        [console_renderer]
+        if console
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    )
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    structlog.configure(
+        processors=[*shared, *rendering],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    logging.captureWarnings(True)
