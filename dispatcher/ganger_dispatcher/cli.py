@@ -10,13 +10,13 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 import typer
-from ganger_broker.logs import configure_logging
-from ganger_broker.transports import open_transport
 from rich.console import Console
 from rich.table import Table
 
 from ganger_broker.errors import InvalidInput
+from ganger_broker.logs import configure_logging
 from ganger_broker.settings import Settings
+from ganger_broker.transports import open_transport
 
 from .core.records import RunHeader, StepRun, Worker
 from .dry_run import dry_run
@@ -212,8 +212,7 @@ def _run_json(run_id: str, header: RunHeader, steps: dict[str, StepRun]) -> dict
 
 def _labels_text(labels: dict[str, Any]) -> str:
     values = {key: msgspec.json.encode(value).decode() for key, value in labels.items()}
-    return "
-".join(f"{key}={value}" for key, value in values.items())
+    return "\n".join(f"{key}={value}" for key, value in values.items())
 
 
 def _step_text(name: str, step: StepRun) -> str:

@@ -8,7 +8,7 @@ that want ``customer = …`` cost a worker without that label nothing.
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from heapq import heappop, heappush
 from typing import NamedTuple
 
@@ -59,59 +59,79 @@ class _Bounds:
         return bool(self._bounds)
 
 
+class _KeyGuards:
+    """Signatures guarded by a condition on one label key."""
+
+    def __init__(self) -> None:
+        self.exact: dict[LabelValue, dict[Requirement, None]] = {}
+        self.above = _Bounds()
+        self.below = _Bounds()
+
+    def __bool__(self) -> bool:
+        return bool(self.exact or self.above or self.below)
+
+    def add(self, guard: Condition, requirement: Requirement) -> None:
+        if guard.comparator is Op.EQUAL:
+            self.exact.setdefault(guard.value, {})[requirement] = None  # type: ignore[arg-type]
+        elif guard.comparator in _ABOVE:
+            self.above.add(float(guard.value), requirement)  # type: ignore[arg-type]
+        else:
+            self.below.add(-float(guard.value), requirement)  # type: ignore[arg-type]
+
+    def remove(self, guard: Condition, requirement: Requirement) -> None:
+        if guard.comparator is Op.EQUAL:
+            held = self.exact[guard.value]  # type: ignore[index]
+            del held[requirement]
+            if not held:
+                del self.exact[guard.value]  # type: ignore[arg-type]
+        elif guard.comparator in _ABOVE:
+            self.above.remove(float(guard.value), requirement)  # type: ignore[arg-type]
+        else:
+            self.below.remove(-float(guard.value), requirement)  # type: ignore[arg-type]
+
+    def open_to(self, value: LabelValue) -> Iterator[Requirement]:
+        yield from self.exact.get(value, ())
+        if not isinstance(value, str):
+            yield from self.above.up_to(value)
+            yield from self.below.up_to(-value)
+
+
 class _Guards:
     """The signatures of one action that have pending steps, by their guards."""
 
     def __init__(self) -> None:
-        self.exact: dict[tuple[str, LabelValue], dict[Requirement, None]] = {}
-        self.above: dict[str, _Bounds] = {}
-        self.below: dict[str, _Bounds] = {}
         self.none: dict[Requirement, None] = {}
+        self.by_key: dict[str, _KeyGuards] = {}
 
     def __bool__(self) -> bool:
-        return bool(self.exact or self.above or self.below or self.none)
+        return bool(self.none or self.by_key)
 
-    def change(self, requirement: Requirement, *, add: bool) -> None:
-        """Put the requirement under its guard, or take it away."""
+    def add(self, requirement: Requirement) -> None:
         guard = _guard(requirement)
         if guard is None:
-            if add:
-                self.none[requirement] = None
-            else:
-                del self.none[requirement]
-        elif guard.comparator is Op.EQUAL:
-            place = (guard.key, guard.value)
-            held = self.exact.setdefault(place, {})  # type: ignore[arg-type]
-            if add:
-                held[requirement] = None
-            else:
-                del held[requirement]
-                if not held:
-                    del self.exact[place]  # type: ignore[arg-type]
+            self.none[requirement] = None
         else:
-            self._change_bound(guard, requirement, add=add)
+            self.by_key.setdefault(guard.key, _KeyGuards()).add(guard, requirement)
 
-    def _change_bound(self, guard: Condition, requirement: Requirement, *, add: bool) -> None:
-        sign, side = (1, self.above) if guard.comparator in _ABOVE else (-1, self.below)
-        bound = sign * float(guard.value)  # type: ignore[arg-type]
-        bounds = side.setdefault(guard.key, _Bounds())
-        if add:
-            bounds.add(bound, requirement)
-        else:
-            bounds.remove(bound, requirement)
-            if not bounds:
-                del side[guard.key]
+    def remove(self, requirement: Requirement) -> None:
+        guard = _guard(requirement)
+        if guard is None:
+            del self.none[requirement]
+            return
+        guards = self.by_key[guard.key]
+        guards.remove(guard, requirement)
+        if not guards:
+            del self.by_key[guard.key]
 
-    def open_to(self, labels: Mapping[str, LabelValue]) -> Iterator[Requirement]:
+    def open_to(self, labels: Mapping[str, LabelValue]) -> list[Requirement]:
         """The signatures whose guard these labels meet (or nearly: a bound counts as met)."""
-        yield from self.none
-        for key, value in labels.items():
-            yield from self.exact.get((key, value), ())
-            if not isinstance(value, str):
-                if key in self.above:
-                    yield from self.above[key].up_to(value)
-                if key in self.below:
-                    yield from self.below[key].up_to(-value)
+        found = list(self.none)
+        # whichever is shorter: guards are on few keys, or a worker has few labels
+        keys = self.by_key if len(self.by_key) < len(labels) else labels
+        for key in keys:
+            if key in labels and key in self.by_key:
+                found += self.by_key[key].open_to(labels[key])
+        return found
 
 
 def _guard(requirement: Requirement) -> Condition | None:
@@ -136,6 +156,8 @@ class Backlog:
         self._counts: dict[Requirement, int] = {}
         self._guards: dict[str, _Guards] = {}
         self._sequence = 0
+        self.version = 0
+        """Another whenever the signatures with pending steps are others."""
 
     def __len__(self) -> int:
         return len(self._requirement_of)
@@ -153,7 +175,8 @@ class Backlog:
         count = self._counts.get(requirement, 0)
         self._counts[requirement] = count + 1
         if not count:
-            self._guards.setdefault(requirement.action, _Guards()).change(requirement, add=True)
+            self.version += 1
+            self._guards.setdefault(requirement.action, _Guards()).add(requirement)
 
     def remove(self, step_run: str) -> None:
         """The step is pending no more: placed, cancelled or timed out."""
@@ -161,19 +184,22 @@ class Backlog:
         del self._turn_of[step_run]
         self._counts[requirement] -= 1
         if not self._counts[requirement]:
+            self.version += 1
             del self._counts[requirement], self._queues[requirement]
             guards = self._guards[requirement.action]
-            guards.change(requirement, add=False)
+            guards.remove(requirement)
             if not guards:
                 del self._guards[requirement.action]
 
     def open_to(
-        self, actions: Iterable[str], labels: Mapping[str, LabelValue]
-    ) -> Iterator[Requirement]:
+        self, actions: frozenset[str], labels: Mapping[str, LabelValue]
+    ) -> list[Requirement]:
         """Signatures with pending steps that a worker of these actions and labels may satisfy."""
-        waiting = self._guards.keys() & set(actions) if self._guards else ()
-        for action in waiting:
-            yield from self._guards[action].open_to(labels)
+        found: list[Requirement] = []
+        for action, guards in self._guards.items():
+            if action in actions:
+                found += guards.open_to(labels)
+        return found
 
     def first(self, requirement: Requirement) -> PendingStep:
         """The step of this signature whose turn it is."""

@@ -41,6 +41,8 @@ class Placement:
         self._uses: OrderedDict[Requirement, int] = OrderedDict()
         self._asked = 0
         self._last_asked: dict[Requirement, int] = {}
+        # row → version of the backlog in which no pending signature was for it
+        self._nothing_for: dict[int, int] = {}
 
     # ── changes of workers ────────────────────────────────────────────────────────────
 
@@ -55,7 +57,9 @@ class Placement:
         is_open: bool = True,
     ) -> None:
         """A worker has come."""
-        self.index.join(self.fleet.join(worker, labels, actions, slots, used, is_open=is_open))
+        row = self.fleet.join(worker, labels, actions, slots, used, is_open=is_open)
+        self._nothing_for.pop(row, None)
+        self.index.join(row)
 
     def rejoin(
         self,
@@ -70,6 +74,7 @@ class Placement:
         slots, used, given = self.fleet.slots[row], self.fleet.used[row], self.fleet.given[row]
         self.leave(worker)
         row = self.fleet.join(worker, labels, actions, slots, used, is_open=is_open, given=given)
+        self._nothing_for.pop(row, None)
         self.index.join(row)
 
     def leave(self, worker: str) -> None:
@@ -83,6 +88,7 @@ class Placement:
         row = self.fleet.row_of[worker]
         changed = self.fleet.change_labels(row, upsert, delete)
         if changed:
+            self._nothing_for.pop(row, None)
             self.index.labels_changed(row, changed)
 
     def set_open(self, worker: str, is_open: bool) -> None:
@@ -135,11 +141,15 @@ class Placement:
         row = self.fleet.row_of[worker]
         if not len(self.backlog) or self.fleet.key[row] == NOT_FREE:
             return None
+        if self._nothing_for.get(row) == self.backlog.version:
+            return None
         best: PendingStep | None = None
         for requirement in self.backlog.open_to(self.fleet.actions(row), self.fleet.labels[row]):
             first = self.backlog.first(requirement)
             if (best is None or first < best) and self._score(row, requirement) != INELIGIBLE:
                 best = first
+        if best is None:
+            self._nothing_for[row] = self.backlog.version
         return best
 
     def score(self, worker: str, requirement: Requirement) -> int:
