@@ -91,7 +91,8 @@ class Transport(Protocol):
         """
 
     async def close(self) -> None:
-        """Close. What waits for a confirm raises ``TransportClosed``."""
+        """Close. What was acknowledged before is so; what was not is delivered to others.
+        What waits for a confirm raises ``TransportClosed``."""
 
     async def declare(self, items: Sequence[Exchange | Queue | Binding]) -> None:
         """Declare, in order; and again after each reconnect.

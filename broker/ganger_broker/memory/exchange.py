@@ -39,11 +39,9 @@ class MemoryExchange:
             case "direct":
                 hits = [queue for queue, bound in self._bindings if bound == key]
             case "topic":
-                words = key.split(".")
+                words = _words(key)
                 hits = [
-                    queue
-                    for queue, bound in self._bindings
-                    if topic_matches(bound.split("."), words)
+                    queue for queue, bound in self._bindings if topic_matches(_words(bound), words)
                 ]
         return list(dict.fromkeys(hits))
 
@@ -56,3 +54,8 @@ def topic_matches(pattern: list[str], words: list[str]) -> bool:
     if head == "#":
         return any(topic_matches(rest, words[skipped:]) for skipped in range(len(words) + 1))
     return bool(words) and head in ("*", words[0]) and topic_matches(rest, words[1:])
+
+
+def _words(key: str) -> list[str]:
+    """RabbitMQ takes an empty key for no words, not for one empty word."""
+    return key.split(".") if key else []

@@ -11,7 +11,7 @@ from aiormq.abc import DeliveredMessage
 
 from ganger_broker.transport import Delivery
 
-from .session import Session, reason_of
+from .session import Session, attempt, reason_of, wrapping
 
 __all__ = ["Consumer"]
 
@@ -33,16 +33,14 @@ class Consumer:
         prefetch: int,
         no_ack: bool,
         on_lost: Callable[["Consumer"], None],
-        on_cancel: Callable[["Consumer"], None],
     ) -> None:
-        """``on_lost`` is called when it has to be opened again, ``on_cancel`` when never more."""
+        """``on_lost`` is called when it has to be opened again."""
         self.queue = queue
         self.cancelled = False
         self._on_delivery = on_delivery
         self._prefetch = prefetch
         self._no_ack = no_ack
         self._on_lost = on_lost
-        self._on_cancel = on_cancel
         self._opening = asyncio.Lock()
         self._session: Session | None = None
         self._channel: Channel | None = None
@@ -56,6 +54,7 @@ class Consumer:
         self._wake = asyncio.Event()
         self._settler: asyncio.Task[None] | None = None
         self._early: list[Delivery] | None = []
+        self._closing = False
 
     # ── the port ──
 
@@ -72,14 +71,17 @@ class Consumer:
         if self.cancelled:
             return
         self.cancelled = True
-        self._on_cancel(self)
         async with self._opening:
-            if self._session is not None and self._channel is not None and self._tag is not None:
-                # Lost meanwhile is as good as cancelled.
-                await self._session.attempt("consumer", self._channel.basic_cancel(self._tag))
+            if self._channel is not None and self._tag is not None:
+                await attempt("consumer", self._channel.basic_cancel(self._tag))
             self._wake.set()
 
     # ── for the transport ──
+
+    @property
+    def done(self) -> bool:
+        """Whether it is cancelled, and all that it delivered is settled or lost."""
+        return self.cancelled and self._channel is None
 
     def is_open_on(self, session: Session) -> bool:
         """Whether it consumes on this connection."""
@@ -98,7 +100,7 @@ class Consumer:
             channel = await session.channel()
             self._begin(session, channel)
             try:
-                with session.wrapping(f"consumer of queue {self.queue!r}"):
+                with wrapping(f"consumer of queue {self.queue!r}"):
                     await channel.basic_qos(prefetch_count=0 if self._no_ack else self._prefetch)
                     deliver = partial(self._on_message, self._generation)
                     await channel.basic_consume(
@@ -111,10 +113,12 @@ class Consumer:
             # In the next turn of the loop, so that who awaits `consume` has its result by then.
             asyncio.get_running_loop().call_soon(self._hand_over_early)
 
-    def close(self) -> None:
-        """The transport is closed, and the channel with it."""
-        self.cancelled = True
-        self._lose(self._generation)
+    async def close(self) -> None:
+        """Send what was acknowledged, then close the channel; lost already is fine."""
+        self.cancelled = self._closing = True
+        self._wake.set()
+        if self._settler is not None:
+            await asyncio.wait([self._settler])
 
     # ── channels come and go ──
 
@@ -154,7 +158,7 @@ class Consumer:
     async def _drop_channel(self) -> None:
         channel = self._channel
         if self._lose(self._generation) and channel is not None:
-            await channel.close()
+            await attempt("channel", channel.close())
 
     # ── deliveries and their acknowledgement ──
 
@@ -207,8 +211,10 @@ class Consumer:
                 await channel.basic_ack(up_to, multiple=True, wait=False)
             for tag in stragglers:
                 await channel.basic_ack(tag, wait=False)
-            if self.cancelled and self._floor > self._delivered:
-                await self._close_when_done(channel)
+            if self._closing or (self.cancelled and self._floor > self._delivered):
+                self._session = self._channel = self._tag = None
+                # Closing waits for the server, which by then has all that was sent before.
+                await attempt("channel", channel.close())
                 return
 
     def _advance(self, acks: set[int], nacks: set[int]) -> tuple[int, list[int]]:
@@ -223,11 +229,6 @@ class Consumer:
                 up_to = self._floor
             self._floor += 1
         return up_to, sorted(tag for tag in acks if tag > up_to)
-
-    async def _close_when_done(self, channel: Channel) -> None:
-        """Cancelled, and all it delivered is settled."""
-        self._session = self._channel = self._tag = None
-        await channel.close()
 
 
 def _delivery(generation: int, message: DeliveredMessage) -> Delivery:

@@ -25,7 +25,7 @@ from pamqp.header import ContentHeader
 from ganger_broker.errors import TransportClosed, TransportError
 from ganger_broker.transport import Outgoing, Published
 
-from .session import reason_of
+from .session import attempt, reason_of
 
 __all__ = ["Publisher"]
 
@@ -131,7 +131,7 @@ class Publisher:
                 writer.cancel()
             if not channel.is_closed:
                 log.error("publishing broke off, taken up on a new channel", exc_info=error)
-                await channel.close()
+                await attempt("channel", channel.close())
             self._take_back(reason_of(channel.closing))
 
     async def _write(self, channel: Channel) -> None:

@@ -2,7 +2,7 @@
 
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
-from tenacity.wait import wait_exponential_jitter
+from tenacity.wait import wait_exponential, wait_random
 
 from ganger_broker.errors import TransportClosed
 
@@ -13,7 +13,7 @@ log = structlog.get_logger(__name__)
 FIRST_WAIT = 0.1
 """Seconds to the second attempt, doubled for each further one."""
 LONGEST_WAIT = 5.0
-"""Seconds between attempts at most: how late a broker that is back may be noticed."""
+"""Seconds between attempts at most, but for the jitter: how late a broker that is back may be noticed."""
 JITTER = 0.5
 """Seconds at most added by chance, so that a fleet does not come back in one instant."""
 
@@ -45,7 +45,7 @@ def retry_for_ever(
 
     return AsyncRetrying(
         retry=retry_if_exception(worth_it),
-        wait=wait_exponential_jitter(initial=FIRST_WAIT, max=LONGEST_WAIT, jitter=JITTER),
+        wait=wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT) + wait_random(0, JITTER),
         before_sleep=say,
         reraise=True,
     )

@@ -14,7 +14,7 @@ from yarl import URL
 from ganger_broker.errors import TransportError
 from ganger_broker.topology import Binding, Exchange, Queue
 
-__all__ = ["ConnectionLost", "ConnectionRefused", "Session", "reason_of"]
+__all__ = ["ConnectionLost", "ConnectionRefused", "Session", "attempt", "reason_of", "wrapping"]
 
 CONNECT_TIMEOUT = 10.0
 """Seconds until an attempt to connect is given up, and another made."""
@@ -79,20 +79,15 @@ class Session:
 
     async def close(self) -> None:
         """Close the connection; gone already is fine."""
-        await self.attempt("connection", self._outer.close())
+        await attempt("connection", self._outer.close())
 
     async def channel(self, *, confirms: bool = False) -> Channel:
         """A new channel; with ``confirms`` for publishing, returned messages told apart."""
-        with self.wrapping("channel"):
+        with wrapping("channel"):
             opened = await self._connection.channel(
                 publisher_confirms=confirms, on_return_raises=confirms
             )
         return cast("Channel", opened)
-
-    async def attempt(self, what: str, call: Awaitable[object]) -> None:
-        """Await something that a lost connection or channel has done as well."""
-        with suppress(TransportError), self.wrapping(what):
-            await call
 
     async def declare(self, items: Sequence[Exchange | Queue | Binding]) -> None:
         """Declare in order."""
@@ -104,20 +99,20 @@ class Session:
         """Delete; gone already is fine."""
         async with self._control_lock:
             channel = await self._control_channel()
-            with self.wrapping(f"queue {name!r}"):
+            with wrapping(f"queue {name!r}"):
                 await channel.queue_delete(name)
 
     async def _declare(self, item: Exchange | Queue | Binding) -> None:
         channel = await self._control_channel()
         match item:
             case Exchange(name, kind):
-                with self.wrapping(f"exchange {name!r}"):
+                with wrapping(f"exchange {name!r}"):
                     await channel.exchange_declare(name, exchange_type=kind, durable=True)
             case Queue(name, arguments):
-                with self.wrapping(f"queue {name!r}"):
+                with wrapping(f"queue {name!r}"):
                     await channel.queue_declare(name, durable=True, arguments=arguments)
             case Binding(exchange, queue, key):
-                with self.wrapping(f"binding of queue {queue!r} to exchange {exchange!r}"):
+                with wrapping(f"binding of queue {queue!r} to exchange {exchange!r}"):
                     await channel.queue_bind(queue, exchange, key)
 
     async def _control_channel(self) -> Channel:
@@ -126,24 +121,31 @@ class Session:
             self._control = await self.channel()
         return self._control
 
-    @contextmanager
-    def wrapping(self, what: str) -> Iterator[None]:
-        """Make the driver's exceptions ours; ``what`` names the thing worked on."""
-        try:
-            yield
-        except asyncio.CancelledError as exc:
-            # aiormq also *throws* this at those who wait when it closes something. It is
-            # only a real one when somebody cancelled this task.
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise ConnectionLost(f"{what}: the connection was lost") from exc
-        except amqp.AMQPChannelError as exc:
-            raise TransportError(f"{what}: {_text(exc)}") from exc
-        except (amqp.AMQPError, OSError, RuntimeError) as exc:
-            raise ConnectionLost(f"{what}: {_text(exc)}") from exc
-        except (PAMQPException, ValueError, TypeError) as exc:
-            raise TransportError(f"{what}: cannot be sent: {exc}") from exc
+
+@contextmanager
+def wrapping(what: str) -> Iterator[None]:
+    """Make the driver's exceptions ours; ``what`` names the thing worked on."""
+    try:
+        yield
+    except asyncio.CancelledError as exc:
+        # aiormq also *throws* this at those who wait when it closes something. It is
+        # only a real one when somebody cancelled this task.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionLost(f"{what}: the connection was lost") from exc
+    except amqp.AMQPChannelError as exc:
+        raise TransportError(f"{what}: {_text(exc)}") from exc
+    except (amqp.AMQPError, OSError, RuntimeError) as exc:
+        raise ConnectionLost(f"{what}: {_text(exc)}") from exc
+    except (PAMQPException, ValueError, TypeError) as exc:
+        raise TransportError(f"{what}: cannot be sent: {exc}") from exc
+
+
+async def attempt(what: str, call: Awaitable[object]) -> None:
+    """Await something that a lost connection or channel has done as well."""
+    with suppress(TransportError), wrapping(what):
+        await call
 
 
 def reason_of(closing: "asyncio.Future[object]") -> BaseException | None:

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from operator import methodcaller
 from typing import Any
 
@@ -21,6 +22,9 @@ from .session import ConnectionLost, ConnectionRefused, Session
 __all__ = ["RabbitTransport"]
 
 log = structlog.get_logger(__name__)
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds at most to get the last acknowledgements out to a broker that does not answer."""
 
 Item = Exchange | Queue | Binding
 
@@ -67,8 +71,9 @@ class RabbitTransport:
         self._closed = True
         self._up.set()  # lets those who wait for a connection see that there will be none
         self._publisher.close()
-        for consumer in self._consumers:
-            consumer.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await asyncio.gather(*[consumer.close() for consumer in self._consumers])
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -77,6 +82,7 @@ class RabbitTransport:
 
     async def declare(self, items: Sequence[Item]) -> None:
         """Declare; see the port."""
+        self._check_connected()
         for item in items:
             await self._on_session(methodcaller("declare", [item]))
             self._declared[_key(item)] = item
@@ -110,10 +116,9 @@ class RabbitTransport:
             prefetch=prefetch,
             no_ack=no_ack,
             on_lost=lambda lost: self._start(self._recover(lost)),
-            on_cancel=self._consumers.remove,
         )
         await self._on_session(consumer.open)
-        self._consumers.append(consumer)
+        self._consumers = [*(c for c in self._consumers if not c.done), consumer]
         return consumer
 
     def on_reconnect(self, callback: Callable[[], Awaitable[None] | None]) -> None:

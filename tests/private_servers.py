@@ -1,0 +1,166 @@
+"""RabbitMQ and Redis servers of a test's own, to stop, kill and start again.
+
+They listen on 127.0.0.1 on free ports and keep their data in a directory of the test's.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+START_DEADLINE = 90.0
+"""Seconds; RabbitMQ takes five on an idle machine."""
+POLL_INTERVAL = 0.1
+DEBIAN_RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+"""Debian's /usr/sbin/rabbitmq-server insists on being root or rabbitmq; this one does not."""
+
+
+class PrivateServer:
+    """A server process of ours, and only that one: it is signalled by its process id."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], directory: Path) -> None:
+        self._command = command
+        self._environment = {**os.environ, **environment}
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start; returns when it answers."""
+        with (self._directory / "output.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                cwd=self._directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        _poll(self._answers_or_died, f"{self._command[0]} to answer")
+
+    def stop(self) -> None:
+        """Stop it as an operator would; returns when it is gone."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it with no chance to tidy up; returns when it is gone."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Stop and start."""
+        self.stop()
+        self.start()
+
+    def answers(self) -> bool:
+        """Whether a client would be served."""
+        raise NotImplementedError
+
+    def _answers_or_died(self) -> bool:
+        if self._process is not None and self._process.poll() is not None:
+            output = (self._directory / "output.log").read_text(errors="replace")
+            raise RuntimeError(f"{self._command[0]} ended while starting:\n{output[-4000:]}")
+        return self.answers()
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(how)
+            self._process.wait(60)
+
+
+class PrivateRabbit(PrivateServer):
+    """A RabbitMQ node; ``url`` stays the same over restarts, and so do its queues."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port, distribution_port = _free_port(), _free_port()
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
+        (directory / "rabbitmq.conf").write_text(f"listeners.tcp.private = 127.0.0.1:{self.port}\n")
+        for empty in ("rabbitmq-env.conf", "enabled_plugins"):
+            (directory / empty).write_text("[]." if empty == "enabled_plugins" else "")
+        local_only = "-kernel inet_dist_use_interface {127,0,0,1}"
+        environment = {
+            "HOME": str(directory),  # for the Erlang cookie
+            "ERL_FLAGS": local_only,
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RUNNING_UNDER_SYSTEMD": "1",  # become the server instead of waiting for it
+            "RABBITMQ_NODENAME": f"private-{secrets.token_hex(6)}@localhost",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(distribution_port),
+            "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
+            "RABBITMQ_CONF_ENV_FILE": str(directory / "rabbitmq-env.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "enabled_plugins"),
+            "RABBITMQ_MNESIA_BASE": str(directory / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(directory / "log"),
+        }
+        program = DEBIAN_RABBITMQ if os.path.exists(DEBIAN_RABBITMQ) else _find("rabbitmq-server")
+        super().__init__([program], environment, directory)
+
+    def answers(self) -> bool:
+        """Whether it speaks AMQP: its ports are open well before it does."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as client:
+                client.sendall(b"AMQP\x00\x00\x09\x01")
+                return client.recv(1) == b"\x01"
+        except OSError:
+            return False
+
+
+class PrivateRedis(PrivateServer):
+    """A Redis server with ``appendonly yes``; ``url`` stays the same over restarts."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port = _free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory)]
+        command = [_find("redis-server"), *options, "--appendonly", "yes", "--save", ""]
+        super().__init__(command, {}, directory)
+
+    def answers(self) -> bool:
+        """Whether it has loaded its data and serves."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as client:
+                client.sendall(b"PING\r\n")
+                return client.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+def start_rabbitmq(directory: Path) -> PrivateRabbit:
+    """A running RabbitMQ with its data in ``directory``."""
+    server = PrivateRabbit(directory)
+    server.start()
+    return server
+
+
+def start_redis(directory: Path) -> PrivateRedis:
+    """A running Redis with its data in ``directory``."""
+    server = PrivateRedis(directory)
+    server.start()
+    return server
+
+
+def _poll(condition: Callable[[], bool], what: str) -> None:
+    pause = threading.Event()
+    for _ in range(int(START_DEADLINE / POLL_INTERVAL)):
+        if condition():
+            return
+        pause.wait(POLL_INTERVAL)
+    raise TimeoutError(f"waited {START_DEADLINE:.0f} s for {what}")
+
+
+def _find(program: str) -> str:
+    found = shutil.which(program)
+    if found is None:
+        raise RuntimeError(f"{program} is not installed: the fault tests need one to restart")
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
