@@ -1,0 +1,121 @@
+"""The published schema of all messages: JSON Schema, and the channels as AsyncAPI 3.
+
+``ganger schema`` prints the first; ``docs/asyncapi.yaml`` is the second, and a test holds
+it to this module.
+"""
+
+from typing import Any, get_args
+
+import msgspec
+
+from . import messages
+from .codec import JSON, MSGPACK
+from .topology import Topology
+
+__all__ = ["MESSAGES", "asyncapi", "json_schema"]
+
+EVENTS: tuple[type, ...] = get_args(messages.Event)
+TO_WORKER: tuple[type, ...] = get_args(messages.ToWorker)
+MESSAGES: tuple[type, ...] = (
+    messages.Trigger,
+    messages.CancelRun,
+    messages.RunResult,
+    *EVENTS,
+    *TO_WORKER,
+)
+"""Every message there is."""
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of every message, under ``$defs`` by its name."""
+    _, definitions = msgspec.json.schema_components(MESSAGES, ref_template="#/$defs/{name}")
+    return {
+        "$schema": _DIALECT,
+        "title": "Ganger messages",
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def asyncapi() -> dict[str, Any]:
+    """The channels, with the default names, and the schema of what goes through them."""
+    _, schemas = msgspec.json.schema_components(
+        MESSAGES, ref_template="#/components/schemas/{name}"
+    )
+    topology = Topology()
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Ganger",
+            "version": "0.1.0",
+            "description": "What programs, workers and the dispatcher say to each other over "
+            "RabbitMQ. The first word of every name is GANGER_PREFIX.",
+        },
+        "defaultContentType": MSGPACK,
+        "servers": {"rabbitmq": {"host": "127.0.0.1:5672", "protocol": "amqp"}},
+        "channels": {
+            "triggers": _exchange(
+                topology.exchange, "topic", topology.trigger_key("{workflow}"), [messages.Trigger]
+            ),
+            "cancellations": _exchange(
+                topology.exchange, "topic", topology.cancel_key("{run_id}"), [messages.CancelRun]
+            ),
+            "results": {
+                "address": "{reply_to}",
+                "description": "the default exchange; reply_to of the trigger is the queue",
+                "messages": _references([messages.RunResult]),
+                "bindings": {"amqp": {"is": "queue"}},
+            },
+            "events": {
+                **_exchange(
+                    topology.exchange, "topic", topology.event_key("{worker}"), list(EVENTS)
+                ),
+                "description": "a body is a list of these",
+            },
+            "work": _exchange(topology.work_exchange, "direct", "{worker}", list(TO_WORKER)),
+        },
+        "operations": {
+            "trigger": _operation("receive", "triggers", reply="results"),
+            "cancel": _operation("receive", "cancellations"),
+            "report": _operation("receive", "events"),
+            "assign": _operation("send", "work"),
+        },
+        "components": {
+            "messages": {
+                type_.__name__: {
+                    "contentType": JSON if type_ in _ALSO_JSON else MSGPACK,
+                    "description": (type_.__doc__ or "").strip().split("\n")[0],
+                    "payload": {"$ref": f"#/components/schemas/{type_.__name__}"},
+                }
+                for type_ in MESSAGES
+            },
+            "schemas": dict(sorted(schemas.items())),
+        },
+    }
+
+
+_ALSO_JSON = (messages.Trigger, messages.CancelRun, messages.RunResult)
+
+
+def _references(types: list[type]) -> dict[str, Any]:
+    return {t.__name__: {"$ref": f"#/components/messages/{t.__name__}"} for t in types}
+
+
+def _exchange(name: str, kind: str, key: str, types: list[type]) -> dict[str, Any]:
+    exchange = {"name": name, "type": kind, "durable": True, "autoDelete": False}
+    return {
+        "address": key,
+        "messages": _references(types),
+        "bindings": {"amqp": {"is": "routingKey", "exchange": exchange}},
+    }
+
+
+def _operation(action: str, channel: str, reply: str | None = None) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "action": action,
+        "channel": {"$ref": f"#/channels/{channel}"},
+    }
+    if reply:
+        operation["reply"] = {"channel": {"$ref": f"#/channels/{reply}"}}
+    return operation
