@@ -105,10 +105,7 @@ class RedisStore:
         commands = writes.commands()
         if not commands:
             return
-        words: list[Any] = [epoch]
-        for command in commands:
-            words.append(len(command))
-            words += command
+        words = (epoch, msgspec.json.encode(commands))
         if not await _asked(self._commit(keys=[self._keys.leader], args=words)):
             raise EpochSuperseded(f"epoch {epoch} is over: another dispatcher leads")
 

@@ -1,6 +1,6 @@
 """Effects as Redis commands, those of a batch combined: of two values for one field the last."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from ganger_dispatcher.core.state import digest
 
 __all__ = ["Writes", "run_fields", "worker_fields"]
 
-Command = tuple[Any, ...]
+Command = tuple[str, ...]
 
 
 def run_fields(header: RunHeader) -> dict[str, Any]:
@@ -67,17 +67,19 @@ class Writes:
         for key, dropped in self._dropped.items():
             commands.append(("HDEL", key, *dropped))
         for key, fields in self._fields.items():
-            words: list[Any] = ["HSET", key]
+            words: list[str] = ["HSET", key]
             for field, value in fields.items():
                 words += (field, _text(value))
             commands.append(tuple(words))
         for key, scores in self._scores.items():
-            scored = {m: None if score is None else (score, m) for m, score in scores.items()}
+            scored = {m: None if score is None else (str(score), m) for m, score in scores.items()}
             commands += _both("ZADD", "ZREM", key, scored)
         for key, members in self._members.items():
             there = {m: (m,) if is_there else None for m, is_there in members.items()}
             commands += _both("SADD", "SREM", key, there)
-        commands += [("HINCRBY", self._keys.stats, name, by) for name, by in self._counts.items()]
+        commands += [
+            ("HINCRBY", self._keys.stats, name, str(by)) for name, by in self._counts.items()
+        ]
         return commands + self._feed
 
     # ── building blocks: a later write of the same thing replaces an earlier one ──────
@@ -199,7 +201,7 @@ class Writes:
 
     def _note(self, effect: do.Note) -> None:
         if self._feed_length:
-            words: list[Any] = ["XADD", self._keys.feed, "MAXLEN", "~", self._feed_length, "*"]
+            words: list[str] = ["XADD", self._keys.feed, "MAXLEN", "~", str(self._feed_length), "*"]
             words += ("kind", effect.kind)
             for field, value in effect.fields.items():
                 words += (field, _text(value))
@@ -207,7 +209,7 @@ class Writes:
 
 
 def _both(
-    add: str, remove: str, key: str, members: dict[str, tuple[Any, ...] | None]
+    add: str, remove: str, key: str, members: Mapping[str, tuple[str, ...] | None]
 ) -> list[Command]:
     adding = [word for words in members.values() if words is not None for word in words]
     removing = [member for member, words in members.items() if words is None]
@@ -220,11 +222,11 @@ def _both(
 
 
 def _json_values(labels: dict[str, Any]) -> dict[str, Any]:
-    return {key: msgspec.json.encode(value) for key, value in labels.items()}
+    return {key: to_json(value) for key, value in labels.items()}
 
 
-def _text(value: Any) -> Any:
-    return value if isinstance(value, str | int | bytes) else msgspec.json.encode(value)
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else to_json(value)
 
 
 _WRITERS: dict[type, Callable[[Writes, Any], None]] = {
