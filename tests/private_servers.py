@@ -19,6 +19,9 @@ POLL_INTERVAL = 0.1
 DEBIAN_RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 """Debian's /usr/sbin/rabbitmq-server insists on being root or rabbitmq; this one does not."""
 
+MAX_MESSAGE_SIZE = 16 * 2**20
+"""Bytes; the default of RabbitMQ 4, for older ones as well."""
+
 
 class PrivateServer:
     """A server process of ours, and only that one: it is signalled by its process id."""
@@ -50,6 +53,11 @@ class PrivateServer:
     def kill(self) -> None:
         """End it with no chance to tidy up; returns when it is gone."""
         self._end(signal.SIGKILL)
+
+    def forget(self) -> None:
+        """While it is stopped: lose all its data, as a new machine would have."""
+        for data in ("mnesia", "appendonlydir"):
+            shutil.rmtree(self._directory / data, ignore_errors=True)
 
     def restart(self) -> None:
         """Stop and start."""

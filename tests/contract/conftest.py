@@ -1,9 +1,8 @@
 """Both transports behind one fixture: every test of this folder runs on each."""
 
-import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import aiormq
@@ -12,11 +11,10 @@ import pytest
 from ganger_broker.memory import MemoryBroker, MemoryTransport
 from ganger_broker.rabbitmq import RabbitTransport
 from ganger_broker.topology import Exchange, Queue
-from ganger_broker.transport import Delivery, Subscription, Transport
+from ganger_broker.transport import Transport
+from tests.inbox import Inbox
 
 BROKER_URL = os.environ.get("GANGER_BROKER_URL", "amqp://guest:guest@127.0.0.1:5672/")
-PATIENCE = 20.0
-"""Seconds until what should have happened counts as not happening."""
 
 
 class Bench:
@@ -72,38 +70,6 @@ class Bench:
             if isinstance(item, Exchange):
                 await channel.exchange_delete(item.name)
         await connection.close()
-
-
-class Inbox:
-    """Keeps what is delivered to it; ``subscription`` acknowledges each where it is set."""
-
-    def __init__(self) -> None:
-        self.deliveries: list[Delivery] = []
-        self.acknowledge_by: Subscription | None = None
-        self._came = asyncio.Event()
-
-    def __call__(self, delivery: Delivery) -> None:
-        self.deliveries.append(delivery)
-        if self.acknowledge_by is not None:
-            self.acknowledge_by.ack([delivery])
-        self._came.set()
-
-    @property
-    def bodies(self) -> list[bytes]:
-        """What came, in order."""
-        return [delivery.body for delivery in self.deliveries]
-
-    async def wait(self, count: int) -> list[Delivery]:
-        """The first ``count`` deliveries, waited for."""
-        return await self.wait_until(lambda: len(self.deliveries) >= count)
-
-    async def wait_until(self, condition: Callable[[], bool]) -> list[Delivery]:
-        """All deliveries, when the condition holds."""
-        async with asyncio.timeout(PATIENCE):
-            while not condition():
-                self._came.clear()
-                await self._came.wait()
-        return self.deliveries
 
 
 @pytest.fixture(params=["memory", "rabbitmq"])

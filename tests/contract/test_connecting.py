@@ -7,8 +7,9 @@ import pytest
 
 from ganger_broker.errors import TransportClosed, TransportError
 from ganger_broker.transport import Outgoing, Published, Transport
+from tests.inbox import Inbox
 
-from .conftest import Bench, Inbox
+from .conftest import Bench
 
 USES: list[Callable[[Transport], Awaitable[object]]] = [
     lambda transport: transport.publish([Outgoing("", "q", b"")]),

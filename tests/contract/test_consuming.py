@@ -7,8 +7,9 @@ import pytest
 from ganger_broker.errors import TransportError
 from ganger_broker.topology import Binding
 from ganger_broker.transport import Delivery, Outgoing, Published, Transport
+from tests.inbox import PATIENCE, Inbox
 
-from .conftest import PATIENCE, Bench, Inbox
+from .conftest import Bench
 
 
 async def fill(transport: Transport, queue: str, count: int) -> list[bytes]:

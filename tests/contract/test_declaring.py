@@ -5,8 +5,9 @@ import pytest
 from ganger_broker.errors import TransportError
 from ganger_broker.topology import Binding, Exchange, QueueType, Topology
 from ganger_broker.transport import Outgoing, Published, Transport
+from tests.inbox import Inbox
 
-from .conftest import Bench, Inbox
+from .conftest import Bench
 
 CONFIRMED, RETURNED = Published.CONFIRMED, Published.RETURNED
 

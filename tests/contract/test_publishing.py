@@ -7,8 +7,9 @@ import pytest
 from ganger_broker.errors import TransportError
 from ganger_broker.topology import Binding
 from ganger_broker.transport import Outgoing, Published, Transport
+from tests.inbox import PATIENCE, Inbox
 
-from .conftest import PATIENCE, Bench, Inbox
+from .conftest import Bench
 
 CONFIRMED, RETURNED = Published.CONFIRMED, Published.RETURNED
 

@@ -4,8 +4,9 @@ import asyncio
 
 from ganger_broker.topology import Binding, Queue, Topology
 from ganger_broker.transport import Outgoing, Published, Transport
+from tests.inbox import PATIENCE, Inbox
 
-from .conftest import PATIENCE, Bench, Inbox
+from .conftest import Bench
 
 
 async def test_what_waits_too_long_is_dead_lettered(

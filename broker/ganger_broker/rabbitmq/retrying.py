@@ -13,7 +13,7 @@ log = structlog.get_logger(__name__)
 FIRST_WAIT = 0.1
 """Seconds to the second attempt, doubled for each further one."""
 LONGEST_WAIT = 5.0
-"""Seconds between attempts at most, but for the jitter: how late a broker that is back may be noticed."""
+"""Seconds between attempts at most, jitter aside: how late a broker's return may be noticed."""
 JITTER = 0.5
 """Seconds at most added by chance, so that a fleet does not come back in one instant."""
 

@@ -1,0 +1,381 @@
+"""RabbitMQ stopped, killed, wiped and cut off, while messages are under way."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator
+
+import aiormq
+import pytest
+from structlog.testing import capture_logs
+from yarl import URL
+
+from ganger_broker.errors import TransportClosed, TransportError
+from ganger_broker.rabbitmq import RabbitTransport
+from ganger_broker.topology import Binding, Exchange, Queue, QueueType
+from ganger_broker.transport import Delivery, Outgoing, Published
+from tests.inbox import PATIENCE, Inbox
+from tests.private_servers import MAX_MESSAGE_SIZE, PrivateRabbit, start_rabbitmq
+
+BROKER_URL = os.environ.get("GANGER_BROKER_URL", "amqp://guest:guest@127.0.0.1:5672/")
+CONFIRMED = Published.CONFIRMED
+OUTAGE = 60.0
+"""Seconds until RabbitMQ must be back and everything with it."""
+
+
+@pytest.fixture(scope="module")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRabbit]:
+    server = start_rabbitmq(tmp_path_factory.mktemp("rabbitmq"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def transport(rabbit: PrivateRabbit) -> AsyncIterator[RabbitTransport]:
+    transport = RabbitTransport(rabbit.url, name="faults")
+    await transport.connect()
+    yield transport
+    await transport.close()
+
+
+def a_queue(queue_type: QueueType = "classic", **arguments: object) -> Queue:
+    given = {"x-" + key.replace("_", "-"): value for key, value in arguments.items()}
+    return Queue(f"test-{secrets.token_hex(6)}", {"x-queue-type": queue_type, **given})
+
+
+class Traffic:
+    """Numbered messages, published without pause and consumed with acknowledgement."""
+
+    def __init__(self, transport: RabbitTransport, queue: str) -> None:
+        self.confirmed: list[bytes] = []
+        self.inbox = Inbox()
+        self._transport = transport
+        self._queue = queue
+        self._stopping = False
+        self._more = asyncio.Event()
+
+    async def __aenter__(self) -> "Traffic":
+        self.inbox.acknowledge_by = await self._transport.consume(
+            self._queue, self.inbox, prefetch=50
+        )
+        self._tasks = [asyncio.create_task(self._publish(n)) for n in range(3)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopping = True
+        async with asyncio.timeout(OUTAGE):
+            await asyncio.gather(*self._tasks)
+
+    async def flows(self, count: int = 300) -> None:
+        """Return when that many more messages are confirmed and consumed."""
+        confirmed = len(self.confirmed) + count
+        consumed = len(self.inbox.deliveries) + count
+        async with asyncio.timeout(OUTAGE):
+            while len(self.confirmed) < confirmed or len(self.inbox.deliveries) < consumed:
+                self._more.clear()
+                await self._more.wait()
+
+    async def arrived(self) -> None:
+        """Return when everything confirmed has been consumed."""
+        await self.inbox.wait_until(lambda: set(self.confirmed) <= set(self.inbox.bodies))
+
+    async def _publish(self, lane: int) -> None:
+        number = 0
+        while not self._stopping:
+            bodies = [f"{lane}-{number + n}".encode() for n in range(10)]
+            number += 10
+            outcomes = await self._transport.publish(
+                [Outgoing("", self._queue, body) for body in bodies]
+            )
+            assert outcomes == [CONFIRMED] * 10
+            self.confirmed += bodies
+            self._more.set()
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+@pytest.mark.parametrize("end", ["stop", "kill"])
+async def test_a_restart_under_traffic_loses_nothing(
+    rabbit: PrivateRabbit, transport: RabbitTransport, queue_type: QueueType, end: str
+) -> None:
+    queue = a_queue(queue_type)
+    await transport.declare([queue])
+    back = asyncio.Event()
+    transport.on_reconnect(back.set)
+
+    async with Traffic(transport, queue.name) as traffic:
+        await traffic.flows()
+        await asyncio.to_thread(rabbit.stop if end == "stop" else rabbit.kill)
+        await asyncio.to_thread(rabbit.start)
+        async with asyncio.timeout(OUTAGE):
+            await back.wait()
+        await traffic.flows()
+
+    await traffic.arrived()
+    # Each lane's messages came in order, those that came again aside.
+    for lane in (b"0-", b"1-", b"2-"):
+        first_seen = [b for b in dict.fromkeys(traffic.inbox.bodies) if b.startswith(lane)]
+        assert len(first_seen) == len([b for b in traffic.confirmed if b.startswith(lane)])
+
+
+async def test_while_it_is_down_publishing_waits_and_says_so(
+    rabbit: PrivateRabbit, transport: RabbitTransport
+) -> None:
+    queue = a_queue("quorum")
+    await transport.declare([queue])
+    await asyncio.to_thread(rabbit.stop)
+    with capture_logs() as logs:
+        waiting = asyncio.create_task(transport.publish([Outgoing("", queue.name, b"x")] * 3))
+        declaring = asyncio.create_task(transport.declare([a_queue()]))
+        await asyncio.to_thread(rabbit.start)
+        async with asyncio.timeout(OUTAGE):
+            assert await waiting == [CONFIRMED] * 3
+            await declaring
+
+    attempts = [line for line in logs if line["event"] == "reconnecting failed, trying again"]
+    assert [line["attempt"] for line in attempts] == list(range(1, len(attempts) + 1))
+    assert attempts
+    assert all(0 < line["wait"] <= 5.5 and line["error"] for line in attempts)
+
+
+async def test_connecting_waits_for_a_broker_that_is_down(rabbit: PrivateRabbit) -> None:
+    await asyncio.to_thread(rabbit.stop)
+    transport = RabbitTransport(rabbit.url, name="early")
+    connecting = asyncio.create_task(transport.connect())
+    await asyncio.to_thread(rabbit.start)
+
+    async with asyncio.timeout(OUTAGE):
+        await connecting
+
+    await transport.declare([a_queue()])
+    await transport.close()
+
+
+async def test_closing_ends_what_waits_for_a_broker_that_is_down(rabbit: PrivateRabbit) -> None:
+    transport = RabbitTransport(rabbit.url, name="closing")
+    await transport.connect()
+    queue, inbox = a_queue(), Inbox()
+    await transport.declare([queue])
+    await transport.consume(queue.name, inbox, prefetch=1)
+    await asyncio.to_thread(rabbit.kill)
+    waiting = [
+        asyncio.create_task(transport.publish([Outgoing("", queue.name, b"")])),
+        asyncio.create_task(transport.declare([queue])),
+        asyncio.create_task(transport.consume(queue.name, inbox, prefetch=1)),
+    ]
+    done, _ = await asyncio.wait(waiting, timeout=0)
+    assert not done
+
+    async with asyncio.timeout(PATIENCE):
+        await transport.close()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert [type(result) for result in results] == [TransportClosed] * 3
+    await asyncio.to_thread(rabbit.start)
+
+
+async def test_a_broker_that_lost_everything_is_set_up_again(
+    rabbit: PrivateRabbit, transport: RabbitTransport
+) -> None:
+    exchange = Exchange(f"test-{secrets.token_hex(6)}", "topic")
+    queue, inbox = a_queue("quorum"), Inbox()
+    await transport.declare([exchange, queue, Binding(exchange.name, queue.name, "a.#")])
+    await transport.consume(queue.name, inbox, prefetch=10)
+    back = asyncio.Event()
+    transport.on_reconnect(back.set)
+
+    await asyncio.to_thread(rabbit.stop)
+    rabbit.forget()
+    await asyncio.to_thread(rabbit.start)
+
+    async with asyncio.timeout(OUTAGE):
+        await back.wait()
+        assert await transport.publish([Outgoing(exchange.name, "a.b", b"x")]) == [CONFIRMED]
+    assert [delivery.body for delivery in await inbox.wait(1)] == [b"x"]
+
+
+async def test_what_was_delivered_before_the_loss_cannot_be_acknowledged_after(
+    rabbit: PrivateRabbit, transport: RabbitTransport
+) -> None:
+    queue, inbox = a_queue(), Inbox()
+    await transport.declare([queue])
+    subscription = await transport.consume(queue.name, inbox, prefetch=2)
+    await transport.publish([Outgoing("", queue.name, body) for body in (b"1", b"2")])
+    old = list(await inbox.wait(2))
+
+    await asyncio.to_thread(rabbit.restart)
+    async with asyncio.timeout(OUTAGE):
+        again = (await inbox.wait(4))[2:]
+    subscription.ack(old)
+    subscription.ack(again[:1])
+    await transport.publish([Outgoing("", queue.name, b"3")])
+
+    await inbox.wait(5)
+    assert inbox.bodies == [b"1", b"2", b"1", b"2", b"3"]
+    assert [delivery.redelivered for delivery in inbox.deliveries] == [False] * 2 + [True] * 2 + [
+        False
+    ]
+
+
+async def test_a_message_the_broker_finds_too_large_is_refused_alone(
+    transport: RabbitTransport,
+) -> None:
+    queue = a_queue()
+    await transport.declare([queue])
+    small, large = (Outgoing("", queue.name, b"x" * size) for size in (10, MAX_MESSAGE_SIZE + 1))
+
+    outcomes = await transport.publish([small, small, large, small])
+
+    assert outcomes == [CONFIRMED, CONFIRMED, Published.REFUSED, CONFIRMED]
+    assert await transport.publish([small]) == [CONFIRMED]
+
+
+async def test_what_the_broker_has_no_room_for_is_refused(transport: RabbitTransport) -> None:
+    queue = a_queue(max_length=2, overflow="reject-publish")
+    await transport.declare([queue])
+    message = Outgoing("", queue.name, b"")
+    assert await transport.publish([message] * 2) == [CONFIRMED] * 2
+
+    outcomes = [await transport.publish([message]) for _ in range(4)]
+
+    assert outcomes[-1] == [Published.REFUSED]
+
+
+async def test_a_channel_the_server_closed_is_opened_again(transport: RabbitTransport) -> None:
+    queue, inbox = a_queue(), Inbox()
+    await transport.declare([queue])
+    subscription = await transport.consume(queue.name, inbox, prefetch=1)
+    back = asyncio.Event()
+    transport.on_reconnect(back.set)
+    channel = subscription._channel
+    assert channel is not None
+
+    await channel.basic_ack(4711)  # a tag it never gave
+
+    async with asyncio.timeout(PATIENCE):
+        await back.wait()
+    await transport.publish([Outgoing("", queue.name, b"x")])
+    assert [delivery.body for delivery in await inbox.wait(1)] == [b"x"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"password": "wrong"}, "'guest'"),
+        ({"user": "nobody"}, "'nobody'"),
+        ({"path": "/nowhere"}, "'nowhere'"),
+    ],
+    ids=["password", "user", "virtual host"],
+)
+async def test_being_refused_is_told_at_once(
+    rabbit: PrivateRabbit, change: dict[str, str], named: str
+) -> None:
+    url = URL(rabbit.url)
+    for part, value in change.items():
+        url = getattr(url, f"with_{part}")(value)
+
+    with pytest.raises(TransportError, match=named) as raised:
+        await RabbitTransport(str(url), name="refused").connect()
+
+    assert "guest:" not in str(raised.value)
+    assert "wrong" not in str(raised.value)
+
+
+class Line:
+    """A line to RabbitMQ that can be cut."""
+
+    async def __aenter__(self) -> "Line":
+        self._ends: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = str(URL(BROKER_URL).with_host("127.0.0.1").with_port(port))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Cut whatever is connected; new connections are taken."""
+        for end in self._ends:
+            end.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to = URL(BROKER_URL)
+        far_reader, far_writer = await asyncio.open_connection(to.host, to.port or 5672)
+        for source, sink in ((reader, far_writer), (far_reader, writer)):
+            self._ends.add(sink)
+            task = asyncio.create_task(self._pass_on(source, sink))
+            self._tasks.add(task)
+
+    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(2**16):
+                sink.write(data)
+                await sink.drain()
+        except OSError:
+            pass
+        finally:
+            sink.transport.abort()
+            self._ends.discard(sink)
+
+
+async def test_a_line_cut_again_and_again_loses_nothing() -> None:
+    queue = a_queue()
+    async with Line() as line:
+        transport = RabbitTransport(line.url, name="cut")
+        await transport.connect()
+        await transport.declare([queue])
+        reconnects = 0
+        back = asyncio.Event()
+
+        async def on_reconnect() -> None:
+            nonlocal reconnects
+            reconnects += 1
+            back.set()
+
+        transport.on_reconnect(on_reconnect)
+        async with Traffic(transport, queue.name) as traffic:
+            for _ in range(5):
+                await traffic.flows(100)
+                back.clear()
+                line.cut()
+                async with asyncio.timeout(PATIENCE):
+                    await back.wait()
+            await traffic.flows(100)
+        await traffic.arrived()
+        await transport.delete_queue(queue.name)
+        await transport.close()
+
+    assert reconnects == 5
+
+
+async def test_nothing_is_handed_over_by_a_channel_that_is_gone(
+    rabbit: PrivateRabbit, transport: RabbitTransport
+) -> None:
+    """What a lost channel still had in hand comes again with a tag that counts."""
+    queue = a_queue()
+    await transport.declare([queue])
+    taken: list[Delivery] = []
+    inbox = Inbox()
+
+    def on_delivery(delivery: Delivery) -> None:
+        taken.append(delivery)
+        inbox(delivery)
+
+    subscription = await transport.consume(queue.name, on_delivery, prefetch=100)
+    await transport.publish([Outgoing("", queue.name, b"%d" % n) for n in range(100)])
+    await inbox.wait(1)
+    await asyncio.to_thread(rabbit.restart)
+    async with asyncio.timeout(OUTAGE):
+        await inbox.wait_until(lambda: sum(d.redelivered for d in taken) == 100)
+
+    subscription.ack(taken)
+    await transport.close()
+
+    connection = await aiormq.connect(rabbit.url)
+    channel = await connection.channel()
+    declared = await channel.queue_declare(queue.name, passive=True)
+    await connection.close()
+    assert declared.message_count == 0
