@@ -1,1 +1,43 @@
 """Ganger: a distributed worker runtime that runs every step on the worker best suited to it."""
+
+from ganger_broker.errors import (
+    GangerError,
+    InvalidInput,
+    InvalidLabel,
+    InvalidSetting,
+    InvalidWorkflow,
+    MissingExtra,
+    RunCancelled,
+    RunFailed,
+    TransportClosed,
+    TransportError,
+)
+from ganger_broker.labels import WorkerLabelComparator
+from ganger_broker.settings import Settings
+
+from .app import Ganger
+from .client import WorkflowRunRef
+from .context import Context, WorkerContext
+from .version import __version__
+from .worker import Worker
+
+__all__ = [
+    "Context",
+    "Ganger",
+    "GangerError",
+    "InvalidInput",
+    "InvalidLabel",
+    "InvalidSetting",
+    "InvalidWorkflow",
+    "MissingExtra",
+    "RunCancelled",
+    "RunFailed",
+    "Settings",
+    "TransportClosed",
+    "TransportError",
+    "Worker",
+    "WorkerContext",
+    "WorkerLabelComparator",
+    "WorkflowRunRef",
+    "__version__",
+]

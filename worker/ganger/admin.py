@@ -1,0 +1,169 @@
+"""``app.admin``: run workflows and cancel runs; blocking, and awaitable under ``aio``."""
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+from uuid import uuid4
+
+import msgspec
+
+from ganger_broker.errors import InvalidInput
+from ganger_broker.messages import CancelRun, Trigger
+
+from .background import BackgroundLoop
+from .client import Client, WorkflowRunRef
+from .embedded import ensure_dispatcher
+from .outputs import plain
+from .workflow import declaration_of, written
+
+if TYPE_CHECKING:
+    from .app import Ganger
+
+__all__ = ["Admin", "AsyncAdmin"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+M = TypeVar("M")
+
+
+class AsyncAdmin:
+    """Awaitable; it has a connection for each event loop it is used on."""
+
+    def __init__(self, app: "Ganger") -> None:
+        self._app = app
+        self._clients: dict[asyncio.AbstractEventLoop, asyncio.Task[Client]] = {}
+        self._guards: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
+
+    async def run_workflow(
+        self,
+        workflow: str | object,
+        input: Mapping[str, Any] | None = None,  # noqa: A002 - the word users know
+        *,
+        run_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        priority: int = 1,
+        desired_worker_labels: Mapping[str, Any] | None = None,
+    ) -> WorkflowRunRef:
+        """Trigger a run; returns when the broker has confirmed the trigger.
+
+        ``workflow``: its name, or its class. ``run_id`` makes it idempotent: a second
+        trigger with the same id is the same run. ``desired_worker_labels`` are merged over
+        each step's own, by key. ``priority``: 1 to 3, 3 goes first.
+
+        Raises:
+            InvalidInput: one of these is wrong; the text names the field.
+            TransportError: the broker refuses the connection.
+        """
+        name = workflow if isinstance(workflow, str) else declaration_of(workflow).definition.name
+        fields = {
+            "workflow": name,
+            "input": plain({} if input is None else input, "input"),
+            "run_id": uuid4().hex if run_id is None else run_id,
+            "metadata": plain({} if metadata is None else metadata, "metadata"),
+            "priority": priority,
+            "desired_worker_labels": written(desired_worker_labels, "desired_worker_labels"),
+        }
+        trigger = _checked(fields, Trigger)
+        return await (await self._client()).trigger(trigger)
+
+    async def cancel(self, run_id: str, reason: str = "cancelled on request") -> None:
+        """Ask to cancel a run; returns when the broker has confirmed the request.
+
+        A run that has ended, or never was, is left as it is.
+
+        Raises:
+            InvalidInput: the id cannot be one.
+            TransportError: the broker refuses the connection.
+        """
+        request = _checked({"run_id": run_id, "reason": reason}, CancelRun)
+        await (await self._client()).cancel(request)
+
+    async def close(self) -> None:
+        """Close the connection of this event loop; it is opened again when needed."""
+        guard = self._guards.get(asyncio.get_running_loop())
+        if guard is not None:
+            guard.cancel()
+            await asyncio.gather(guard, return_exceptions=True)
+
+    async def _client(self) -> Client:
+        loop = asyncio.get_running_loop()
+        opening = self._clients.get(loop)
+        if opening is None or (opening.done() and _failed(opening)):
+            opening = self._clients[loop] = asyncio.create_task(self._open())
+        # shielded: others may wait for the same connection
+        return await asyncio.shield(opening)
+
+    async def _open(self) -> Client:
+        settings = self._app.settings
+        if settings.embedded:
+            await asyncio.to_thread(ensure_dispatcher, settings)
+        client = Client(settings, self._app.open_transport("client"))
+        guard = asyncio.create_task(self._close_at_end(client))
+        self._guards[asyncio.get_running_loop()] = guard
+        try:
+            await client.connect()
+        except BaseException:
+            await self.close()
+            raise
+        return client
+
+    async def _close_at_end(self, client: Client) -> None:
+        """Close the client when this is cancelled, as ``asyncio.run`` does at its end."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.create_future()
+        finally:
+            self._clients.pop(loop, None)
+            self._guards.pop(loop, None)
+            await client.close()
+
+
+def _failed(task: asyncio.Task[Any]) -> bool:
+    return task.cancelled() or task.exception() is not None
+
+
+def _checked(fields: dict[str, Any], kind: type[M]) -> M:
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as exc:
+        message, _, place = str(exc).rpartition(" - at `$.")
+        field = place.rstrip("`") or "trigger"
+        raise InvalidInput(f"{field}: {fields.get(field)!r}: {message or exc}") from exc
+
+
+def _blocking(
+    method: Callable[Concatenate[AsyncAdmin, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate["Admin", P], R]:
+    """The blocking twin of an awaitable method: the one place where they are made."""
+
+    @functools.wraps(method)
+    def call(self: "Admin", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._background().call(method(self.aio, *args, **kwargs))
+
+    return cast("Callable[Concatenate[Admin, P], R]", call)
+
+
+class Admin:
+    """Blocking; it works on a background thread of its own. ``aio`` holds the awaitable twins."""
+
+    def __init__(self, app: "Ganger") -> None:
+        self.aio = AsyncAdmin(app)
+        self._loop: BackgroundLoop | None = None
+
+    run_workflow = _blocking(AsyncAdmin.run_workflow)
+    cancel = _blocking(AsyncAdmin.cancel)
+
+    def close(self) -> None:
+        """Close its connection and end its thread; both come back when needed."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            try:
+                loop.call(self.aio.close())
+            finally:
+                loop.close()
+
+    def _background(self) -> BackgroundLoop:
+        if self._loop is None:
+            self._loop = BackgroundLoop("ganger-client")
+        return self._loop

@@ -1,0 +1,161 @@
+"""``Ganger``: the app that workflows, workers and runs belong to."""
+
+import atexit
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ganger_broker.errors import InvalidWorkflow
+from ganger_broker.labels import LabelValue
+from ganger_broker.settings import Settings
+from ganger_broker.transport import Transport
+from ganger_broker.transports import open_transport
+
+from .admin import Admin
+from .worker import Worker
+from .workflow import (
+    DEFAULT_SCHEDULE_TIMEOUT,
+    DEFAULT_TIMEOUT,
+    C,
+    Duration,
+    F,
+    declaration_of,
+    declare_step,
+    declare_workflow,
+)
+
+__all__ = ["Ganger"]
+
+
+class Ganger:
+    """Declares workflows, makes workers, and runs workflows through ``admin``.
+
+    ``settings``, or any of them by name (``Ganger(broker_url="memory://")``): what is given
+    here goes before the environment (``GANGER_*``), and that before the defaults.
+
+    Raises:
+        InvalidSetting: one of the settings is bad; the text names it.
+    """
+
+    def __init__(self, settings: Settings | None = None, **flags: Any) -> None:
+        self.settings = Settings.load(**flags) if settings is None else settings
+        if settings is not None and flags:
+            self.override(**flags)
+        self.admin = Admin(self)
+        self._workflows: dict[str, type] = {}
+        _close_at_exit(self)
+
+    def workflow(
+        self,
+        name: str | None = None,
+        *,
+        on_events: Sequence[str] = (),
+        schedule_timeout: Duration = DEFAULT_SCHEDULE_TIMEOUT,
+        version: str = "",
+    ) -> Callable[[C], C]:
+        """Make a class a workflow; its steps are its methods decorated with ``step``.
+
+        ``name``: by default the class's, in lower case. ``schedule_timeout``: for how long
+        its steps may wait for a worker, where they don't say so themselves.
+
+        Raises:
+            InvalidWorkflow: something about it is wrong; the text names it.
+        """
+        declare = declare_workflow(
+            name, on_events=on_events, schedule_timeout=schedule_timeout, version=version
+        )
+
+        def decorate(cls: C) -> C:
+            declared = declare(cls)
+            given = declaration_of(declared).definition.name
+            if given in self._workflows:
+                raise InvalidWorkflow(
+                    f"workflow {given!r} is declared already, by {self._workflows[given]!r}"
+                )
+            self._workflows[given] = declared
+            return declared
+
+        return decorate
+
+    def step(
+        self,
+        name: str | None = None,
+        *,
+        timeout: Duration = DEFAULT_TIMEOUT,
+        retries: int = 0,
+        schedule_timeout: Duration | None = None,
+        desired_worker_labels: Mapping[str, Any] | None = None,
+        parents: Iterable[str | Callable[..., Any]] = (),
+    ) -> Callable[[F], F]:
+        """Make a method of a workflow a step: ``async def``, or plain and run in a thread.
+
+        ``name``: by default the method's, in lower case. ``timeout``: for one attempt.
+        ``schedule_timeout``: for waiting for a worker, anew for each attempt. ``retries``:
+        attempts after the first that failed. ``parents``: the steps, or their names, whose
+        outputs it needs.
+
+        Raises:
+            InvalidWorkflow: something about it is wrong; the text names it.
+            InvalidLabel: a desired label is wrong; the text names it.
+        """
+        return declare_step(
+            name,
+            timeout=timeout,
+            retries=retries,
+            schedule_timeout=schedule_timeout,
+            desired_worker_labels=desired_worker_labels,
+            parents=parents,
+        )
+
+    def worker(
+        self,
+        name: str,
+        *,
+        labels: Mapping[str, LabelValue] | None = None,
+        slots: int = 10,
+        worker_id: str | None = None,
+    ) -> Worker:
+        """A worker of this app; register workflows with it, then start it.
+
+        ``slots``: how many steps it runs at once. ``worker_id``: by default the name and
+        eight random digits; two workers must never share one.
+
+        Raises:
+            InvalidInput: name, slots or id are wrong.
+            InvalidLabel: a label is wrong; the text names it.
+        """
+        return Worker(self, name, labels=labels, slots=slots, worker_id=worker_id)
+
+    @property
+    def workflows(self) -> dict[str, type]:
+        """The workflow classes declared on this app, by their names."""
+        return dict(self._workflows)
+
+    def override(self, **flags: Any) -> None:
+        """Change settings by name, for what connects from now on; None changes nothing.
+
+        Raises:
+            InvalidSetting: one is bad; the text names it.
+        """
+        given = {name: value for name, value in flags.items() if value is not None}
+        loaded = Settings.load(**given)
+        update = {name: getattr(loaded, name) for name in given}
+        self.settings = self.settings.model_copy(update=update)
+
+    def open_transport(self, name: str) -> Transport:
+        """A transport to this app's broker, not connected yet."""
+        return open_transport(self.settings, name)
+
+    def close(self) -> None:
+        """Close what ``admin`` opened; done at exit by itself. ``admin.aio`` has its own."""
+        self.admin.close()
+
+
+def _close_at_exit(app: Ganger) -> None:
+    known = weakref.ref(app)
+
+    def close() -> None:
+        if (found := known()) is not None:
+            found.close()
+
+    atexit.register(close)

@@ -1,0 +1,229 @@
+"""A program's side of the wire: triggers out, results in."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+from weakref import WeakValueDictionary
+
+import structlog
+
+from ganger_broker.codec import decode_result, encode
+from ganger_broker.errors import (
+    GangerError,
+    InvalidMessage,
+    OversizedMessage,
+    RunCancelled,
+    RunFailed,
+    TransportClosed,
+    TransportError,
+)
+from ganger_broker.messages import CancelRun, RunResult, RunStatus, Trigger
+from ganger_broker.settings import Settings
+from ganger_broker.transport import Delivery, Outgoing, Transport
+
+from .publishing import publish_until_confirmed
+
+__all__ = ["Client", "WorkflowRunRef"]
+
+_log = structlog.get_logger(__name__)
+
+REPLY_PREFETCH = 1000
+
+
+class _Awaited:
+    """A run whose result may come; it is known as long as somebody may ask for it."""
+
+    __slots__ = ("__weakref__", "done", "error", "message", "result")
+
+    def __init__(self, message: Outgoing) -> None:
+        self.message = message
+        self.done = asyncio.Event()
+        self.result: RunResult | None = None
+        self.error: GangerError | None = None
+
+    def end(self, result: RunResult | None, error: GangerError | None = None) -> None:
+        if not self.done.is_set():
+            self.result, self.error = result, error
+            self.done.set()
+
+
+class WorkflowRunRef:
+    """A run that was triggered. Its result may be had from any thread and any event loop."""
+
+    def __init__(
+        self, run_id: str, workflow: str, awaited: _Awaited, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.run_id = run_id
+        self.workflow = workflow
+        self._awaited = awaited
+        self._loop = loop
+
+    def __repr__(self) -> str:
+        return f"WorkflowRunRef(run_id={self.run_id!r}, workflow={self.workflow!r})"
+
+    @property
+    def workflow_run_id(self) -> str:
+        """The id of the run."""
+        return self.run_id
+
+    async def result(self, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109
+        """Wait for the run's end; what each step returned, by its name.
+
+        ``timeout``: seconds to wait; the run goes on after that.
+
+        Raises:
+            RunFailed: it failed; the text names step, attempt and exception.
+            RunCancelled: it was cancelled, by somebody or by its schedule time-out.
+            TimeoutError: it has not ended in time.
+            TransportClosed: its client was closed.
+        """
+        ended = self._ended(timeout)
+        if asyncio.get_running_loop() is not self._loop:
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ended, self._loop))
+        return await ended
+
+    def sync_result(self, timeout: float | None = None) -> dict[str, Any]:
+        """The same as ``result``, blocking.
+
+        Raises:
+            RuntimeError: it was triggered on the event loop that runs here, which this would
+                block for ever: ``await result()``.
+        """
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is self._loop:
+            raise RuntimeError("sync_result() would block its own event loop: await result()")
+        future = asyncio.run_coroutine_threadsafe(self._ended(timeout), self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+    async def _ended(self, seconds: float | None) -> dict[str, Any]:
+        awaited = self._awaited
+        try:
+            async with asyncio.timeout(seconds):
+                await awaited.done.wait()
+        except TimeoutError:
+            raise TimeoutError(
+                f"run {self.run_id} of {self.workflow} has not ended within {seconds:g} s; "
+                "it goes on"
+            ) from None
+        if awaited.result is None:
+            raise awaited.error or TransportClosed("the client was closed")
+        return _output(self, awaited.result)
+
+
+def _output(ref: WorkflowRunRef, result: RunResult) -> dict[str, Any]:
+    if result.status is RunStatus.SUCCEEDED:
+        return result.output
+    kind = RunCancelled if result.status is RunStatus.CANCELLED else RunFailed
+    text = f"run {ref.run_id} of {ref.workflow} {result.status.value}"
+    error = result.error
+    if error is None:
+        raise kind(text, result)
+    where = f" in step {error.step}" if error.step else ""
+    attempt = f" (attempt {error.attempt})" if error.attempt else ""
+    what = f"{error.type}: {error.message}" if error.type else error.message
+    raised = kind(f"{text}{where}{attempt}: {what} [{error.reason.value}]", result)
+    if error.traceback:
+        raised.add_note(error.traceback)
+    raise raised
+
+
+class Client:
+    """Sends triggers and takes their results, on one event loop and a transport of its own."""
+
+    def __init__(self, settings: Settings, transport: Transport) -> None:
+        self.id = uuid4().hex
+        self._limit = settings.max_message_bytes
+        self._transport = transport
+        self._topology = settings.topology()
+        self._awaited: WeakValueDictionary[str, _Awaited] = WeakValueDictionary()
+        self._asking: set[asyncio.Task[None]] = set()
+
+    async def connect(self) -> None:
+        """Connect, and consume the results.
+
+        Raises:
+            TransportError: the broker refuses it.
+        """
+        queue = self._topology.reply_queue(self.id)
+        await self._transport.connect()
+        await self._transport.declare(self._topology.shared() + self._topology.for_client(self.id))
+        await self._transport.consume(queue, self._receive, prefetch=REPLY_PREFETCH, no_ack=True)
+        self._transport.on_reconnect(self._ask_again)
+
+    async def close(self) -> None:
+        """Delete the reply queue and close. Who waits for a result gets TransportClosed."""
+        for task in self._asking:
+            task.cancel()
+        for awaited in list(self._awaited.values()):
+            awaited.end(None, TransportClosed("the client was closed"))
+        await self._transport.close()
+
+    async def trigger(self, trigger: Trigger) -> WorkflowRunRef:
+        """Publish a trigger, whose ``run_id`` is set; returns when the broker has it.
+
+        Raises:
+            InvalidInput: it is larger than ``GANGER_MAX_MESSAGE_BYTES``.
+            TransportClosed: the client was closed meanwhile.
+        """
+        run_id = trigger.run_id or uuid4().hex
+        body = encode(trigger)
+        if len(body) > self._limit:
+            raise OversizedMessage(
+                f"input: the trigger has {len(body)} bytes packed, at most {self._limit} are "
+                "taken (GANGER_MAX_MESSAGE_BYTES); keep large data elsewhere and send where it is"
+            )
+        message = Outgoing(
+            self._topology.exchange,
+            self._topology.trigger_key(trigger.workflow),
+            body,
+            reply_to=self._topology.reply_queue(self.id),
+            correlation_id=run_id,
+        )
+        awaited = self._awaited.get(run_id)
+        if awaited is None:
+            awaited = self._awaited[run_id] = _Awaited(message)
+        await publish_until_confirmed(self._transport, self._topology, [message])
+        return WorkflowRunRef(run_id, trigger.workflow, awaited, asyncio.get_running_loop())
+
+    async def cancel(self, request: CancelRun) -> None:
+        """Ask to cancel a run; returns when the broker has the request."""
+        message = Outgoing(
+            self._topology.exchange, self._topology.cancel_key(request.run_id), encode(request)
+        )
+        await publish_until_confirmed(self._transport, self._topology, [message])
+
+    def _receive(self, delivery: Delivery) -> None:
+        awaited = self._awaited.get(delivery.correlation_id or "")
+        if awaited is None:
+            return  # nobody can ask for it any more
+        try:
+            # no limit of its own: it holds the outputs of several steps, each within theirs
+            body = delivery.body
+            awaited.end(decode_result(body, delivery.content_type, len(body)))
+        except InvalidMessage as exc:
+            _log.error("a result cannot be read", run=delivery.correlation_id, detail=str(exc))
+            awaited.end(None, exc)
+
+    async def _ask_again(self) -> None:
+        """Results may have been lost with the connection (they are consumed without acks, and
+        the queue may have expired): trigger anew what is awaited. The same run id is the same
+        run, and one that has ended is answered at once."""
+        left = [a.message for a in list(self._awaited.values()) if not a.done.is_set()]
+        if not left:
+            return
+        _log.info("asking again for results", runs=len(left))
+        task = asyncio.create_task(self._publish_again(left))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _publish_again(self, messages: list[Outgoing]) -> None:
+        try:
+            await publish_until_confirmed(self._transport, self._topology, messages)
+        except TransportError as exc:
+            _log.warning("could not ask again for results", error=str(exc))

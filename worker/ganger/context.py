@@ -1,0 +1,158 @@
+"""What a step is given: its run, its worker, and whether it is still wanted."""
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import structlog
+
+from ganger_broker.errors import GangerError, InvalidInput
+from ganger_broker.labels import LabelValue
+from ganger_broker.messages import Assignment
+
+from .live_labels import LiveLabels
+
+__all__ = ["Context", "WorkerContext"]
+
+_log = structlog.get_logger("ganger.step")
+
+
+class WorkerContext:
+    """The worker that runs the step, and its labels. All of it may be used from any thread."""
+
+    def __init__(self, worker_id: str, name: str, labels: LiveLabels) -> None:
+        self._id = worker_id
+        self._name = name
+        self._labels = labels
+
+    def id(self) -> str:
+        """The worker's id."""
+        return self._id
+
+    def name(self) -> str:
+        """The worker's name, which several workers may share."""
+        return self._name
+
+    def get_labels(self) -> dict[str, LabelValue]:
+        """A copy of the worker's labels as they are now."""
+        return self._labels.get()
+
+    def upsert_labels(self, labels: Mapping[str, LabelValue]) -> None:
+        """Set these labels, all at once, and keep the others.
+
+        Returns at once. ``get_labels`` shows them from now on, and the dispatcher knows
+        them before this step's slot is free again.
+
+        Raises:
+            InvalidLabel: a key or value is wrong, or they would be more than 64 in all.
+        """
+        self._labels.upsert(labels)
+
+    async def async_upsert_labels(self, labels: Mapping[str, LabelValue]) -> None:
+        """Set these labels; returns when the broker has confirmed the change.
+
+        Raises:
+            InvalidLabel: a key or value is wrong, or they would be more than 64 in all.
+            TransportClosed: the worker left before it was confirmed.
+        """
+        confirmed: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+        def done(error: GangerError | None) -> None:
+            if not confirmed.set_running_or_notify_cancel():
+                return
+            if error is None:
+                confirmed.set_result(None)
+            else:
+                confirmed.set_exception(error)
+
+        self._labels.upsert(labels, done)
+        await asyncio.wrap_future(confirmed)
+
+    def delete_labels(self, keys: Iterable[str]) -> None:
+        """Delete these labels; returns at once, as ``upsert_labels`` does.
+
+        Raises:
+            InvalidLabel: a key cannot be one.
+        """
+        self._labels.delete(keys)
+
+
+class Context:
+    """One attempt of a step, as the step sees it. All of it may be used from any thread."""
+
+    def __init__(self, assignment: Assignment, worker: WorkerContext) -> None:
+        self.worker = worker
+        self._assignment = assignment
+        self._exit = threading.Event()
+
+    def workflow_input(self) -> dict[str, Any]:
+        """The input of the run."""
+        return self._assignment.input
+
+    def step_output(self, step: str) -> Any:
+        """What a parent of this step returned.
+
+        Raises:
+            InvalidInput: it is not a parent of this step.
+        """
+        parents = self._assignment.parents
+        if step not in parents:
+            known = ", ".join(parents) or "it has none"
+            raise InvalidInput(
+                f"step_output: {step!r} is not a parent of {self._assignment.step!r}; "
+                f"its parents: {known}"
+            )
+        return parents[step]
+
+    def workflow_run_id(self) -> str:
+        """The id of the run."""
+        return self._assignment.run_id
+
+    def step_run_id(self) -> str:
+        """The id of the step run, ``<run>/<step>``: the same for all its attempts."""
+        return self._assignment.attempt.rpartition("/")[0]
+
+    def attempt_id(self) -> str:
+        """The id of this attempt, ``<run>/<step>/<n>``."""
+        return self._assignment.attempt
+
+    def retry_count(self) -> int:
+        """How many attempts of this step have failed before: 0 on the first."""
+        return self._assignment.retry_count
+
+    def additional_metadata(self) -> dict[str, Any]:
+        """What the trigger gave as metadata."""
+        return self._assignment.metadata
+
+    def priority(self) -> int:
+        """The priority of the run, 1 to 3."""
+        return self._assignment.priority
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether to stop: the attempt was cancelled, is over its time, or its worker ends.
+
+        An ``async def`` step is cancelled as well; a plain function runs on until it looks.
+        """
+        return self._exit.is_set()
+
+    @property
+    def exit_flag(self) -> bool:
+        """The same as ``cancelled``."""
+        return self._exit.is_set()
+
+    def wait_cancelled(self, timeout: float | None = None) -> bool:
+        """Block until the step is to stop, for ``timeout`` seconds at most; whether it is.
+
+        For plain functions, in place of a sleep: it ends at once when it should.
+        """
+        return self._exit.wait(timeout)
+
+    def log(self, message: str, **fields: Any) -> None:
+        """Log a line; it carries run, step, attempt and worker."""
+        _log.info(message, **fields)
+
+    def _stop(self) -> None:
+        self._exit.set()

@@ -1,0 +1,83 @@
+"""The dispatcher inside this process, found through its entry point.
+
+``ganger`` never imports ``ganger_dispatcher``: a worker install does not have it.
+"""
+
+import atexit
+import contextlib
+import threading
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+from ganger_broker.errors import MissingExtra
+from ganger_broker.settings import MEMORY_URL, Settings
+
+from .background import BackgroundLoop
+
+__all__ = ["Embedded", "embedded_settings", "ensure_dispatcher"]
+
+STOP_PATIENCE = 5.0
+"""Seconds that a dispatcher has to give back its lease when the process ends."""
+
+
+class Embedded(Protocol):
+    """What the entry point ``ganger.embedded`` gives for some settings."""
+
+    async def start(self) -> None:
+        """Returns when it leads and consumes."""
+
+    async def stop(self) -> None:
+        """Returns when it has stopped."""
+
+    async def explain(self, step_run: str) -> dict[str, Any]:
+        """Why a step run waits."""
+
+
+_running: dict[tuple[str, str], Embedded] = {}
+_lock = threading.Lock()
+
+
+def embedded_settings(settings: Settings) -> Settings:
+    """These settings, with Redis in memory where the broker is and nothing else was said."""
+    if settings.embedded and "redis_url" not in settings.model_fields_set:
+        return settings.model_copy(update={"redis_url": MEMORY_URL})
+    return settings
+
+
+def ensure_dispatcher(settings: Settings) -> Embedded:
+    """The dispatcher of these settings' broker URL and prefix: one in a process.
+
+    It has a thread of its own and stays until the process ends. Blocks until it leads.
+
+    Raises:
+        MissingExtra: it is not installed.
+        GangerError: it could not start.
+    """
+    key = (settings.broker_url, settings.prefix)
+    with _lock:
+        if key not in _running:
+            dispatcher = _load(embedded_settings(settings))
+            loop = BackgroundLoop("ganger-dispatcher")
+            loop.call(dispatcher.start())
+            atexit.register(_stop, loop, dispatcher)
+            _running[key] = dispatcher
+        return _running[key]
+
+
+def _load(settings: Settings) -> Embedded:
+    found = entry_points(group="ganger.embedded")
+    if not found:
+        raise MissingExtra("memory:// needs the dispatcher: pip install 'ganger[embedded]'")
+    try:
+        make = next(iter(found)).load()
+    except ImportError as exc:
+        raise MissingExtra(
+            f"memory:// needs the dispatcher: pip install 'ganger[embedded]' ({exc})"
+        ) from exc
+    dispatcher: Embedded = make(settings)
+    return dispatcher
+
+
+def _stop(loop: BackgroundLoop, dispatcher: Embedded) -> None:
+    with contextlib.suppress(Exception):
+        loop.submit(dispatcher.stop()).result(STOP_PATIENCE)

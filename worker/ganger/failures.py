@@ -1,0 +1,59 @@
+"""What went wrong in a step, as the error its run carries."""
+
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+from ganger_broker.messages import FailureReason, RunError
+
+__all__ = ["error_of", "own_frames", "timed_out"]
+
+MAX_MESSAGE = 4_000
+"""Characters of an exception's message that are kept, from its beginning."""
+MAX_TRACEBACK = 16_000
+"""Characters of a traceback that are kept, from its end: that is where it happened."""
+
+_HERE = str(Path(__file__).parent)
+
+
+def error_of(exc: BaseException) -> RunError:
+    """The error of a step that raised."""
+    return RunError(
+        FailureReason.STEP_FAILED,
+        _encodable(_message(exc))[:MAX_MESSAGE],
+        type=type(exc).__qualname__,
+        traceback=_traceback(exc),
+    )
+
+
+def timed_out(seconds: float) -> RunError:
+    """The error of a step that took longer than it may."""
+    return RunError(FailureReason.TIMED_OUT, f"it did not end within its timeout of {seconds:g} s")
+
+
+def _message(exc: BaseException) -> str:
+    try:
+        return str(exc)
+    except Exception:
+        return f"<{type(exc).__qualname__} whose text cannot be had>"
+
+
+def _traceback(exc: BaseException) -> str:
+    try:
+        lines = traceback.format_exception(type(exc), exc, own_frames(exc))
+    except Exception:
+        return ""
+    text = _encodable("".join(lines))
+    return text if len(text) <= MAX_TRACEBACK else "…" + text[-MAX_TRACEBACK:]
+
+
+def own_frames(exc: BaseException) -> TracebackType | None:
+    """The traceback from the user's first frame on: what is above is ours, and noise."""
+    own = exc.__traceback__
+    while own is not None and own.tb_frame.f_code.co_filename.startswith(_HERE):
+        own = own.tb_next
+    return own
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()

@@ -1,0 +1,72 @@
+"""What steps return and runs are given, as plain values that JSON and MessagePack can say."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ganger_broker.errors import InvalidInput
+
+__all__ = ["plain"]
+
+MAX_DEPTH = 200
+"""Nested containers; all readers of our messages take that many."""
+
+_SMALLEST_INT = -(2**63)
+_LARGEST_INT = 2**64 - 1
+
+
+def plain(value: Any, place: str = "$", depth: int = 0) -> Any:
+    """A copy of ``value`` made of dict, list, str, int, float, bool and None only.
+
+    Tuples become lists, and subclasses of str, int and float their plain value.
+
+    Raises:
+        InvalidInput: something in it is none of these, a map's key is not a string, a number
+            is not finite or beyond 64 bits, or a string is not valid Unicode; the text names
+            the path.
+    """
+    kind = type(value)
+    if value is None or kind is bool:
+        return value
+    if kind is str or isinstance(value, str):
+        return _text(str.__str__(value), place)
+    if kind is int or isinstance(value, int):
+        return _whole(int(value), place)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidInput(f"{place}: {float(value)!r} has no JSON form; use null (None)")
+        return float(value)
+    if depth >= MAX_DEPTH:
+        raise InvalidInput(f"{place}: is nested more than {MAX_DEPTH} deep")
+    if isinstance(value, Mapping):
+        return {
+            _key(key, place): plain(item, f"{place}.{key}", depth + 1)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{place}[{at}]", depth + 1) for at, item in enumerate(value)]
+    raise InvalidInput(
+        f"{place}: {kind.__module__}.{kind.__qualname__} has no JSON form; use map, list, "
+        "string, number, bool or None"
+    )
+
+
+def _key(key: Any, place: str) -> str:
+    if not isinstance(key, str):
+        raise InvalidInput(f"{place}: the key {key!r} must be a string, not {type(key).__name__}")
+    return _text(str.__str__(key), place)
+
+
+def _text(text: str, place: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidInput(f"{place}: {text[:60]!r} is not valid Unicode text") from None
+    return text
+
+
+def _whole(number: int, place: str) -> int:
+    if not _SMALLEST_INT <= number <= _LARGEST_INT:
+        raise InvalidInput(f"{place}: a whole number beyond 64 bits; use a string")
+    return number

@@ -1,0 +1,264 @@
+"""Runs steps: each attempt once, on the loop or in a thread, and says how it ended."""
+
+import asyncio
+import contextvars
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from structlog.contextvars import bind_contextvars
+
+from ganger_broker.codec import encode
+from ganger_broker.errors import InvalidInput
+from ganger_broker.messages import (
+    Assignment,
+    FailureReason,
+    Outcome,
+    RunError,
+    StepFinished,
+    StepStarted,
+    action_of,
+)
+from ganger_broker.transport import Delivery
+
+from .context import Context, WorkerContext
+from .failures import error_of, own_frames, timed_out
+from .outbox import Outbox
+from .outputs import plain
+from .threads import Raised, StepThreads
+from .workflow import BoundStep
+
+__all__ = ["StepRunner"]
+
+MAX_FINISHED = 10_000
+"""Finished attempts that are remembered, so that a late duplicate is not run."""
+BODY_MARGIN = 256
+"""Bytes of a body that are not its event: the list around it."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _Attempt:
+    """One attempt that this worker holds."""
+
+    __slots__ = ("assignment", "begun", "cancel", "context", "step", "task", "timed_out")
+
+    def __init__(self, assignment: Assignment, step: BoundStep | None, context: Context) -> None:
+        self.assignment = assignment
+        self.step = step
+        self.context = context
+        self.begun = False
+        self.timed_out = False
+        self.cancel: str | None = None  # why it was cancelled
+        self.task: asyncio.Task[None]
+
+
+class StepRunner:
+    """The attempts of one worker in one incarnation.
+
+    At most ``slots`` steps run at once, also where the dispatcher counts a slot as free
+    whose thread has not ended yet; ``max_bytes`` bounds one event.
+    """
+
+    def __init__(
+        self,
+        steps: Mapping[str, BoundStep],
+        worker: WorkerContext,
+        incarnation: str,
+        outbox: Outbox,
+        *,
+        slots: int,
+        max_bytes: int,
+    ) -> None:
+        self._steps = steps
+        self._worker = worker
+        self._incarnation = incarnation
+        self._outbox = outbox
+        self._max_bytes = max_bytes - BODY_MARGIN
+        self._loop = asyncio.get_running_loop()
+        self._slots = asyncio.Semaphore(slots)
+        self._threads = StepThreads(slots, worker.id())
+        self._held: dict[str, _Attempt] = {}
+        self._finished: OrderedDict[str, None] = OrderedDict()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def held(self) -> list[str]:
+        """The attempts that have not ended."""
+        return list(self._held)
+
+    def knows(self, attempt: str) -> bool:
+        """Whether the attempt is held or has ended here."""
+        return attempt in self._held or attempt in self._finished
+
+    def begin(self, assignment: Assignment, delivery: Delivery) -> None:
+        """Take the attempt. Its delivery is settled when its start is confirmed.
+
+        Not at its end: RabbitMQ closes the channel of a consumer that keeps a message for
+        30 minutes. The dispatcher's state and heartbeats bring it again if this worker dies.
+        """
+        step = self._steps.get(action_of(assignment.workflow, assignment.step))
+        held = _Attempt(assignment, step, Context(assignment, self._worker))
+        self._held[assignment.attempt] = held
+        self._idle.clear()
+        self._outbox.append(
+            StepStarted(self._worker.id(), self._incarnation, assignment.attempt, _now()),
+            delivery=delivery,
+        )
+        held.task = self._loop.create_task(self._execute(held))
+
+    def cancel(self, attempt: str, reason: str) -> None:
+        """Stop the attempt, if it is held; it is reported as cancelled when it has ended."""
+        held = self._held.get(attempt)
+        if held is None or held.cancel is not None:
+            return
+        held.cancel = reason or "cancelled on request"
+        held.context._stop()
+        if held.begun and held.step is not None and held.step.is_async:
+            held.task.cancel()
+
+    async def idle(self) -> None:
+        """Wait until no attempt is held."""
+        await self._idle.wait()
+
+    async def abandon(self, patience: float) -> list[str]:
+        """Stop what still runs and say nothing of it: it is for others. Which those were.
+
+        Steps have ``patience`` seconds to clean up; threads may go on after that.
+        """
+        left = list(self._held.values())
+        self._held.clear()  # from now on their ends are not reported
+        for held in left:
+            held.context._stop()
+            held.task.cancel()
+        if left:
+            await asyncio.wait([held.task for held in left], timeout=patience)
+        self._threads.close()
+        return [held.assignment.attempt for held in left]
+
+    # ── one attempt ───────────────────────────────────────────────────────────────────
+
+    async def _execute(self, held: _Attempt) -> None:
+        assignment = held.assignment
+        bind_contextvars(
+            run=assignment.run_id,
+            step=assignment.step,
+            attempt=assignment.attempt,
+            worker=self._worker.id(),
+        )
+        output: Any = None
+        error: BaseException | None = None
+        try:
+            held.begun = True
+            async with self._slots:
+                if held.cancel is None:
+                    output = await self._call(held)
+        except BaseException as exc:  # SystemExit too: it is the step that ends, not the worker
+            error = exc
+        if self._held.pop(assignment.attempt, None) is None:
+            return  # abandoned
+        self._remember(assignment.attempt)
+        self._outbox.append(self._ended(held, output, error))
+        if not self._held:
+            self._idle.set()
+
+    async def _call(self, held: _Attempt) -> Any:
+        step, timeout = held.step, held.assignment.timeout
+        if step is None:
+            raise InvalidInput(f"worker {self._worker.id()} has no such step; is it out of date?")
+        if step.is_async:
+            try:
+                async with asyncio.timeout(timeout) as limit:
+                    return await step.call(held.context)
+            finally:
+                if limit.expired():
+                    held.timed_out = True
+                    held.context._stop()
+        timer = self._loop.call_later(timeout, self._expire, held)
+        try:
+            variables = contextvars.copy_context()
+            result = await self._threads.run(lambda: variables.run(step.call, held.context))
+        finally:
+            timer.cancel()
+        if isinstance(result, Raised):
+            raise result.error
+        return result
+
+    def _expire(self, held: _Attempt) -> None:
+        held.timed_out = True
+        held.context._stop()
+
+    # ── its end ───────────────────────────────────────────────────────────────────────
+
+    def _ended(self, held: _Attempt, output: Any, error: BaseException | None) -> bytes:
+        if held.cancel is not None:
+            reason = RunError(FailureReason.CANCELLED, held.cancel)
+            return self._pack(held, Outcome.CANCELLED, error=reason)
+        if held.timed_out:
+            return self._failed(held, timed_out(held.assignment.timeout))
+        if error is not None:
+            return self._failed(held, error_of(error), error)
+        return self._succeeded(held, output)
+
+    def _succeeded(self, held: _Attempt, output: Any) -> bytes:
+        place = f"what {held.assignment.workflow}:{held.assignment.step} returned: $"
+        try:
+            packed = self._pack(held, Outcome.SUCCEEDED, output=plain(output, place))
+            if len(packed) > self._max_bytes:
+                raise InvalidInput(
+                    f"{place}: is {len(packed)} bytes packed, at most {self._max_bytes} are "
+                    "taken (GANGER_MAX_MESSAGE_BYTES); keep large data elsewhere and return "
+                    "where it is"
+                )
+        except (InvalidInput, RecursionError) as exc:
+            failure = error_of(exc)
+            failure.traceback = None  # it is all ours
+            return self._failed(held, failure, retryable=False)
+        return packed
+
+    def _failed(
+        self,
+        held: _Attempt,
+        failure: RunError,
+        exc: BaseException | None = None,
+        *,
+        retryable: bool = True,
+    ) -> bytes:
+        raised = None if exc is None else (type(exc), exc, own_frames(exc))
+        _log.warning(
+            "step failed", reason=failure.reason.value, error=failure.message, exc_info=raised
+        )
+        return self._pack(held, Outcome.FAILED, error=failure, retryable=retryable)
+
+    def _pack(
+        self,
+        held: _Attempt,
+        outcome: Outcome,
+        *,
+        output: Any = None,
+        error: RunError | None = None,
+        retryable: bool = True,
+    ) -> bytes:
+        event = StepFinished(
+            self._worker.id(),
+            self._incarnation,
+            held.assignment.attempt,
+            outcome,
+            output,
+            error,
+            retryable,
+            _now(),
+        )
+        return encode(event)
+
+    def _remember(self, attempt: str) -> None:
+        self._finished[attempt] = None
+        if len(self._finished) > MAX_FINISHED:
+            self._finished.popitem(last=False)
+
+
+def _now() -> int:
+    return round(time.time() * 1000)

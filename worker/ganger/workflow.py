@@ -1,0 +1,267 @@
+"""Workflows and steps as users declare them, checked where they are declared."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, TypeVar
+
+from ganger_broker.durations import parse_duration
+from ganger_broker.errors import InvalidInput, InvalidWorkflow
+from ganger_broker.labels import conditions_to_desired, parse_desired
+from ganger_broker.messages import NAME_PATTERN, StepDefinition, WorkflowDefinition, action_of
+
+__all__ = [
+    "BoundStep",
+    "Declaration",
+    "Duration",
+    "bind",
+    "declaration_of",
+    "declare_step",
+    "declare_workflow",
+    "written",
+]
+
+Duration = str | float | timedelta
+"""``"60s"``, ``"5m"``, ``"1h30m"``, seconds, or a timedelta."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
+
+DEFAULT_TIMEOUT = 60.0
+DEFAULT_SCHEDULE_TIMEOUT = 300.0
+
+_STEP = "__ganger_step__"
+_WORKFLOW = "__ganger_workflow__"
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What ``step(...)`` leaves on a method; its workflow may fill in what is None."""
+
+    name: str
+    parents: tuple[str, ...]
+    timeout: float
+    schedule_timeout: float | None
+    retries: int
+    desired: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What ``workflow(...)`` leaves on a class: its definition, and each step's method."""
+
+    definition: WorkflowDefinition
+    methods: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class BoundStep:
+    """A step of one workflow object, ready to be called with its context."""
+
+    call: Callable[[Any], Any]
+    is_async: bool
+
+
+def declare_step(
+    name: str | None,
+    *,
+    timeout: Duration,
+    retries: int,
+    schedule_timeout: Duration | None,
+    desired_worker_labels: Mapping[str, Any] | None,
+    parents: Iterable[str | Callable[..., Any]],
+) -> Callable[[F], F]:
+    """The decorator that makes a method a step; see ``Ganger.step``."""
+
+    def decorate(function: F) -> F:
+        if not inspect.isfunction(function):
+            raise InvalidWorkflow(
+                f"step: decorates a method of a workflow class, not {function!r}; "
+                "write @app.step() with its parentheses"
+            )
+        given = function.__name__.lower() if name is None else name
+        place = f"step {given!r}"
+        _check_name(given, place)
+        _check_function(function, place)
+        step = _Step(
+            given,
+            _parents(parents, place),
+            _seconds(timeout, f"{place}: timeout"),
+            None
+            if schedule_timeout is None
+            else _seconds(schedule_timeout, f"{place}: schedule_timeout"),
+            _retries(retries, place),
+            written(desired_worker_labels, f"{place}: desired_worker_labels"),
+        )
+        setattr(function, _STEP, step)
+        return function
+
+    return decorate
+
+
+def declare_workflow(
+    name: str | None,
+    *,
+    on_events: Sequence[str],
+    schedule_timeout: Duration,
+    version: str,
+) -> Callable[[C], C]:
+    """The decorator that makes a class a workflow; see ``Ganger.workflow``."""
+
+    def decorate(cls: C) -> C:
+        if not isinstance(cls, type):
+            raise InvalidWorkflow(f"workflow: decorates a class, not {cls!r}")
+        given = cls.__name__.lower() if name is None else name
+        place = f"workflow {given!r}"
+        _check_name(given, place)
+        if isinstance(on_events, str) or not all(isinstance(e, str) and e for e in on_events):
+            raise InvalidWorkflow(f"{place}: on_events: {on_events!r} must be a list of names")
+        if not isinstance(version, str):
+            raise InvalidWorkflow(f"{place}: version: {version!r} must be a string")
+        default = _seconds(schedule_timeout, f"{place}: schedule_timeout")
+        steps = _steps_of(cls, place)
+        _check_dag([step for _, step in steps], place)
+        definition = WorkflowDefinition(
+            given,
+            [_definition(step, default) for _, step in steps],
+            version,
+            list(on_events),
+        )
+        methods = {step.name: method for method, step in steps}
+        setattr(cls, _WORKFLOW, Declaration(definition, methods))
+        return cls
+
+    return decorate
+
+
+def declaration_of(workflow: object) -> Declaration:
+    """The declaration of a workflow class, or of an object of one.
+
+    Raises:
+        InvalidWorkflow: it is neither.
+    """
+    found = getattr(workflow, _WORKFLOW, None)
+    if not isinstance(found, Declaration):
+        raise InvalidWorkflow(
+            f"{workflow!r} is not a workflow: decorate its class with @app.workflow()"
+        )
+    return found
+
+
+def bind(workflow: object) -> dict[str, BoundStep]:
+    """The steps of a workflow object, by action."""
+    declaration = declaration_of(workflow)
+    bound = {}
+    for step, method in declaration.methods.items():
+        call = getattr(workflow, method)
+        action = action_of(declaration.definition.name, step)
+        bound[action] = BoundStep(call, inspect.iscoroutinefunction(call))
+    return bound
+
+
+def written(desired: Mapping[str, Any] | None, place: str) -> dict[str, Any]:
+    """Desired labels, checked, in the written-out form that messages carry.
+
+    Raises:
+        InvalidLabel: something in them is wrong; the text names the place.
+    """
+    parsed = parse_desired({} if desired is None else desired, place)
+    return conditions_to_desired(condition for key in parsed.values() for condition in key)
+
+
+# ── checks ────────────────────────────────────────────────────────────────────────────
+
+
+def _steps_of(cls: type, place: str) -> list[tuple[str, _Step]]:
+    """(method, step) of the class and its bases, bases first, in the order they are written."""
+    found: dict[str, _Step] = {}
+    for base in reversed(cls.__mro__):
+        for method, value in vars(base).items():
+            if isinstance(value, staticmethod | classmethod) and hasattr(value, _STEP):
+                raise InvalidWorkflow(f"{place}: {method}: a step is a plain method, with self")
+            step = getattr(value, _STEP, None)
+            if isinstance(step, _Step):
+                found[method] = step
+            else:
+                found.pop(method, None)  # overridden by something that is no step
+    if not found:
+        raise InvalidWorkflow(f"{place}: has no steps; decorate a method with @app.step()")
+    return list(found.items())
+
+
+def _check_dag(steps: Sequence[_Step], place: str) -> None:
+    names = [step.name for step in steps]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidWorkflow(f"{place}: has two steps named {name!r}")
+    for step in steps:
+        for parent in step.parents:
+            if parent not in names:
+                raise InvalidWorkflow(
+                    f"{place}: step {step.name!r}: parents: there is no step {parent!r}; "
+                    f"there are {', '.join(names)}"
+                )
+    try:
+        TopologicalSorter({step.name: step.parents for step in steps}).prepare()
+    except CycleError as exc:
+        cycle = " → ".join(exc.args[1])
+        raise InvalidWorkflow(f"{place}: the parents make a cycle: {cycle}") from exc
+
+
+def _definition(step: _Step, schedule_timeout: float) -> StepDefinition:
+    own = step.schedule_timeout
+    return StepDefinition(
+        step.name,
+        list(step.parents),
+        step.timeout,
+        schedule_timeout if own is None else own,
+        step.retries,
+        step.desired,
+    )
+
+
+def _check_name(name: object, place: str) -> None:
+    if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
+        raise InvalidWorkflow(
+            f"{place}: the name must be lower case letters, digits, and _ . - after the "
+            "first, at most 128 of them"
+        )
+
+
+def _check_function(function: Callable[..., Any], place: str) -> None:
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise InvalidWorkflow(f"{place}: is a generator; return the output instead of yielding")
+    try:
+        inspect.signature(function).bind("self", "context")
+    except TypeError as exc:
+        raise InvalidWorkflow(f"{place}: must take (self, context): {exc}") from exc
+
+
+def _parents(parents: Iterable[str | Callable[..., Any]], place: str) -> tuple[str, ...]:
+    if isinstance(parents, str):
+        raise InvalidWorkflow(f"{place}: parents: {parents!r} must be a list of steps")
+    names = []
+    for parent in parents:
+        step = getattr(parent, _STEP, None)
+        name = step.name if isinstance(step, _Step) else parent
+        if not isinstance(name, str):
+            raise InvalidWorkflow(f"{place}: parents: {parent!r} is neither a step nor its name")
+        if name not in names:
+            names.append(name)
+    return tuple(names)
+
+
+def _retries(retries: object, place: str) -> int:
+    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+        raise InvalidWorkflow(f"{place}: retries: {retries!r} must be a whole number, 0 or more")
+    return retries
+
+
+def _seconds(given: Duration, place: str) -> float:
+    try:
+        return parse_duration(given, place)
+    except InvalidInput as exc:
+        raise InvalidWorkflow(str(exc)) from exc
