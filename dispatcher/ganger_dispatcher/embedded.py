@@ -1,6 +1,8 @@
 """A dispatcher inside the user's own process, for ``memory://``, ``ganger dev`` and tests."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -29,9 +31,7 @@ class EmbeddedDispatcher:
             GangerError: it could not start.
         """
         settings = self._settings
-        self._store = RedisStore(
-            open_redis(settings.redis_url), settings.keys(), settings.feed_length
-        )
+        self._store = self._open_store()
         self._dispatcher = Dispatcher(settings, open_transport(settings, "dispatcher"), self._store)
         self._task = asyncio.create_task(self._dispatcher.run())
         leading = asyncio.create_task(self._dispatcher.leading.wait())
@@ -48,10 +48,27 @@ class EmbeddedDispatcher:
             await self._store.close()
 
     async def explain(self, step_run: str) -> dict[str, Any]:
-        """Why a step run waits, as ``ganger explain --json`` prints it."""
-        explained: dict[str, Any] = msgspec.to_builtins(await explain_step(self._store, step_run))
+        """Why a step run waits, as ``ganger explain --json`` prints it. On any event loop."""
+        async with self._reading() as store:
+            explained: dict[str, Any] = msgspec.to_builtins(await explain_step(store, step_run))
         return explained
 
     async def feed(self, after: str = "0") -> list[tuple[str, dict[str, str]]]:
-        """What has happened since entry ``after``: (entry id, fields), oldest first."""
-        return await self._store.feed(after)
+        """What has happened since entry ``after``: (entry id, fields), oldest first.
+
+        On any event loop.
+        """
+        async with self._reading() as store:
+            return await store.feed(after)
+
+    @contextlib.asynccontextmanager
+    async def _reading(self) -> AsyncIterator[RedisStore]:
+        store = self._open_store()  # a client of its own: connections belong to one loop
+        try:
+            yield store
+        finally:
+            await store.close()
+
+    def _open_store(self) -> RedisStore:
+        settings = self._settings
+        return RedisStore(open_redis(settings.redis_url), settings.keys(), settings.feed_length)

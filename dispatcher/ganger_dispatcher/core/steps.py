@@ -247,7 +247,11 @@ def release(state: State, worker: Worker, attempt: str) -> None:
     """The worker holds the attempt no more; call ``match`` when all else is settled."""
     del worker.attempts[attempt]
     state.placement.release(worker.id)
-    state.emit(ReleaseAttempt(worker.id, attempt), _load(worker))
+    state.emit(
+        ReleaseAttempt(worker.id, attempt),
+        _load(worker),
+        Note("released", {"attempt": attempt, "worker": worker.id}),
+    )
 
 
 def attempt_returned(state: State, attempt: str) -> None:
