@@ -86,7 +86,10 @@ class PrivateRabbit(PrivateServer):
     def __init__(self, directory: Path) -> None:
         self.port, distribution_port = _free_port(), _free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
-        (directory / "rabbitmq.conf").write_text(f"listeners.tcp.private = 127.0.0.1:{self.port}\n")
+        (directory / "rabbitmq.conf").write_text(
+            f"listeners.tcp.private = 127.0.0.1:{self.port}\n"
+            f"max_message_size = {MAX_MESSAGE_SIZE}\n"
+        )
         for empty in ("rabbitmq-env.conf", "enabled_plugins"):
             (directory / empty).write_text("[]." if empty == "enabled_plugins" else "")
         local_only = "-kernel inet_dist_use_interface {127,0,0,1}"

@@ -75,6 +75,12 @@ class Traffic:
                 self._more.clear()
                 await self._more.wait()
 
+    async def flows_for(self, seconds: float) -> None:
+        """Return when messages were confirmed and consumed for so long."""
+        until = asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < until:
+            await self.flows(50)
+
     async def arrived(self) -> None:
         """Return when everything confirmed has been consumed."""
         await self.inbox.wait_until(lambda: set(self.confirmed) <= set(self.inbox.bodies))
@@ -103,7 +109,8 @@ async def test_a_restart_under_traffic_loses_nothing(
     transport.on_reconnect(back.set)
 
     async with Traffic(transport, queue.name) as traffic:
-        await traffic.flows()
+        # A quorum queue's membership is on disk only some half a second after its declaration.
+        await traffic.flows_for(2.0)
         await asyncio.to_thread(rabbit.stop if end == "stop" else rabbit.kill)
         await asyncio.to_thread(rabbit.start)
         async with asyncio.timeout(OUTAGE):
@@ -111,10 +118,7 @@ async def test_a_restart_under_traffic_loses_nothing(
         await traffic.flows()
 
     await traffic.arrived()
-    # Each lane's messages came in order, those that came again aside.
-    for lane in (b"0-", b"1-", b"2-"):
-        first_seen = [b for b in dict.fromkeys(traffic.inbox.bodies) if b.startswith(lane)]
-        assert len(first_seen) == len([b for b in traffic.confirmed if b.startswith(lane)])
+    assert set(traffic.inbox.bodies) == set(traffic.confirmed)
 
 
 async def test_while_it_is_down_publishing_waits_and_says_so(
@@ -122,8 +126,8 @@ async def test_while_it_is_down_publishing_waits_and_says_so(
 ) -> None:
     queue = a_queue("quorum")
     await transport.declare([queue])
-    await asyncio.to_thread(rabbit.stop)
     with capture_logs() as logs:
+        await asyncio.to_thread(rabbit.stop)
         waiting = asyncio.create_task(transport.publish([Outgoing("", queue.name, b"x")] * 3))
         declaring = asyncio.create_task(transport.declare([a_queue()]))
         await asyncio.to_thread(rabbit.start)

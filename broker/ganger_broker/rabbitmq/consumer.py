@@ -100,7 +100,7 @@ class Consumer:
             channel = await session.channel()
             self._begin(session, channel)
             try:
-                with wrapping(f"consumer of queue {self.queue!r}"):
+                async with wrapping(f"consumer of queue {self.queue!r}"):
                     await channel.basic_qos(prefetch_count=0 if self._no_ack else self._prefetch)
                     deliver = partial(self._on_message, self._generation)
                     await channel.basic_consume(

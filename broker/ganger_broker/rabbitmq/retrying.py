@@ -21,7 +21,7 @@ JITTER = 0.5
 def retry_for_ever(
     what: str,
     *,
-    on: type[Exception] = Exception,
+    on: tuple[type[Exception], ...] = (Exception,),
     unless: type[Exception] = TransportClosed,
     **context: object,
 ) -> AsyncRetrying:

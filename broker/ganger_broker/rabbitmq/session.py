@@ -1,8 +1,8 @@
 """One connection to RabbitMQ, from its opening to its loss."""
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import cast
 
 import aio_pika
@@ -11,13 +11,16 @@ from aiormq import exceptions as amqp
 from pamqp.exceptions import PAMQPException
 from yarl import URL
 
-from ganger_broker.errors import TransportError
+from ganger_broker.errors import TransportError, TransportTimeout
 from ganger_broker.topology import Binding, Exchange, Queue
 
 __all__ = ["ConnectionLost", "ConnectionRefused", "Session", "attempt", "reason_of", "wrapping"]
 
 CONNECT_TIMEOUT = 10.0
 """Seconds until an attempt to connect is given up, and another made."""
+ANSWER_TIMEOUT = 15.0
+"""Seconds for the broker to answer. It is silent for a quorum queue without a leader, and may
+be so for ever: RabbitMQ 3.10 loses the members of one declared just before it was killed."""
 HEARTBEAT = 30
 """Seconds; RabbitMQ takes a client that is silent for twice as long for dead. Less would cut
 off a worker whose loop a step blocks for a while. ``?heartbeat=`` in the URL replaces it."""
@@ -83,7 +86,7 @@ class Session:
 
     async def channel(self, *, confirms: bool = False) -> Channel:
         """A new channel; with ``confirms`` for publishing, returned messages told apart."""
-        with wrapping("channel"):
+        async with wrapping("channel"):
             opened = await self._connection.channel(
                 publisher_confirms=confirms, on_return_raises=confirms
             )
@@ -99,20 +102,20 @@ class Session:
         """Delete; gone already is fine."""
         async with self._control_lock:
             channel = await self._control_channel()
-            with wrapping(f"queue {name!r}"):
+            async with wrapping(f"queue {name!r}"):
                 await channel.queue_delete(name)
 
     async def _declare(self, item: Exchange | Queue | Binding) -> None:
         channel = await self._control_channel()
         match item:
             case Exchange(name, kind):
-                with wrapping(f"exchange {name!r}"):
+                async with wrapping(f"exchange {name!r}"):
                     await channel.exchange_declare(name, exchange_type=kind, durable=True)
             case Queue(name, arguments):
-                with wrapping(f"queue {name!r}"):
+                async with wrapping(f"queue {name!r}"):
                     await channel.queue_declare(name, durable=True, arguments=arguments)
             case Binding(exchange, queue, key):
-                with wrapping(f"binding of queue {queue!r} to exchange {exchange!r}"):
+                async with wrapping(f"binding of queue {queue!r} to exchange {exchange!r}"):
                     await channel.queue_bind(queue, exchange, key)
 
     async def _control_channel(self) -> Channel:
@@ -122,11 +125,12 @@ class Session:
         return self._control
 
 
-@contextmanager
-def wrapping(what: str) -> Iterator[None]:
-    """Make the driver's exceptions ours; ``what`` names the thing worked on."""
+@asynccontextmanager
+async def wrapping(what: str) -> AsyncIterator[None]:
+    """Make the driver's exceptions ours, silence included; ``what`` names the thing worked on."""
     try:
-        yield
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            yield
     except asyncio.CancelledError as exc:
         # aiormq also *throws* this at those who wait when it closes something. It is
         # only a real one when somebody cancelled this task.
@@ -134,6 +138,8 @@ def wrapping(what: str) -> Iterator[None]:
         if task is None or task.cancelling():
             raise
         raise ConnectionLost(f"{what}: the connection was lost") from exc
+    except TimeoutError as exc:
+        raise TransportTimeout(f"{what}: no answer within {ANSWER_TIMEOUT:g} s") from exc
     except amqp.AMQPChannelError as exc:
         raise TransportError(f"{what}: {_text(exc)}") from exc
     except (amqp.AMQPError, OSError, RuntimeError) as exc:
@@ -144,8 +150,9 @@ def wrapping(what: str) -> Iterator[None]:
 
 async def attempt(what: str, call: Awaitable[object]) -> None:
     """Await something that a lost connection or channel has done as well."""
-    with suppress(TransportError), wrapping(what):
-        await call
+    with suppress(TransportError):
+        async with wrapping(what):
+            await call
 
 
 def reason_of(closing: "asyncio.Future[object]") -> BaseException | None:

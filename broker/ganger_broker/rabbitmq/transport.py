@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from aiormq import Channel
 
-from ganger_broker.errors import TransportClosed, TransportError
+from ganger_broker.errors import TransportClosed, TransportError, TransportTimeout
 from ganger_broker.topology import Binding, Exchange, Queue
 from ganger_broker.transport import Delivery, Outgoing, Published
 
@@ -163,8 +163,8 @@ class RabbitTransport:
             except ConnectionLost:
                 raise
             except TransportError as exc:
-                # Somebody made it otherwise meanwhile. It is there, so go on with it.
-                log.error("declared otherwise by somebody else", error=str(exc))
+                # Most likely somebody made it otherwise meanwhile: it is there, so go on with it.
+                log.error("declaring again failed", error=str(exc))
 
     async def _recover(self, consumer: Consumer) -> None:
         """Set one consumer up again; a new connection may do it first."""
@@ -199,10 +199,10 @@ class RabbitTransport:
                     log.exception("a callback for reconnects failed", callback=repr(callback))
 
     async def _on_session(self, do: Callable[[Session], Awaitable[None]]) -> None:
-        """Do it; where the connection is lost meanwhile, do it again on the next one."""
+        """Do it; where there is no answer or the connection is lost, do it again."""
         self._check_connected()
-        retrying = retry_for_ever("talking to the broker", on=ConnectionLost, name=self._name)
-        async for attempt in retrying:
+        passing = (ConnectionLost, TransportTimeout)
+        async for attempt in retry_for_ever("asking the broker", on=passing, name=self._name):
             with attempt:
                 await do(await self._connected())
 
