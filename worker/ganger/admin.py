@@ -81,10 +81,15 @@ class AsyncAdmin:
 
     async def close(self) -> None:
         """Close the connection of this event loop; it is opened again when needed."""
-        guard = self._guards.get(asyncio.get_running_loop())
-        if guard is not None:
-            guard.cancel()
-            await asyncio.gather(guard, return_exceptions=True)
+        loop = asyncio.get_running_loop()
+        opening, guard = self._clients.pop(loop, None), self._guards.get(loop)
+        try:
+            if opening is not None and opening.done() and not _failed(opening):
+                await opening.result().close()
+        finally:
+            if guard is not None:
+                guard.cancel()
+                await asyncio.gather(guard, return_exceptions=True)
 
     async def _client(self) -> Client:
         loop = asyncio.get_running_loop()
@@ -109,18 +114,28 @@ class AsyncAdmin:
         return client
 
     async def _close_at_end(self, client: Client) -> None:
-        """Close the client when this is cancelled, as ``asyncio.run`` does at its end."""
+        """Close the client when this is cancelled, as ``asyncio.run`` does at its end.
+
+        By then it has cancelled all that a tidy end would need.
+        """
         loop = asyncio.get_running_loop()
         try:
             await loop.create_future()
         finally:
             self._clients.pop(loop, None)
             self._guards.pop(loop, None)
-            await client.close()
+            await client.disconnect()
 
 
 def _failed(task: asyncio.Task[Any]) -> bool:
     return task.cancelled() or task.exception() is not None
+
+
+_RIGHT = {
+    "workflow": "must be a workflow's name: lower case letters, digits and _ . -",
+    "run_id": "must be 1 to 128 letters, digits and _ . : -",
+    "priority": "must be 1, 2 or 3 (3 goes first)",
+}
 
 
 def _checked(fields: dict[str, Any], kind: type[M]) -> M:
@@ -128,8 +143,8 @@ def _checked(fields: dict[str, Any], kind: type[M]) -> M:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as exc:
         message, _, place = str(exc).rpartition(" - at `$.")
-        field = place.rstrip("`") or "trigger"
-        raise InvalidInput(f"{field}: {fields.get(field)!r}: {message or exc}") from exc
+        field = place.rstrip("`")
+        raise InvalidInput(f"{field}: {fields.get(field)!r} {_RIGHT.get(field, message)}") from exc
 
 
 def _blocking(

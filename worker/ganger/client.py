@@ -28,6 +28,8 @@ __all__ = ["Client", "WorkflowRunRef"]
 _log = structlog.get_logger(__name__)
 
 REPLY_PREFETCH = 1000
+CLOSE_PATIENCE = 1.0
+"""Seconds to tidy up in when closing."""
 
 
 class _Awaited:
@@ -158,6 +160,16 @@ class Client:
 
     async def close(self) -> None:
         """Delete the reply queue and close. Who waits for a result gets TransportClosed."""
+        try:
+            async with asyncio.timeout(CLOSE_PATIENCE):
+                await self._transport.delete_queue(self._topology.reply_queue(self.id))
+        except (TimeoutError, TransportError):
+            pass  # it expires by itself
+        finally:
+            await self.disconnect()
+
+    async def disconnect(self) -> None:
+        """Close at once; the reply queue expires by itself."""
         for task in self._asking:
             task.cancel()
         for awaited in list(self._awaited.values()):

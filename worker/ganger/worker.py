@@ -82,6 +82,11 @@ class Worker:
         self._steps |= bind(workflow)
 
     @property
+    def app(self) -> "Ganger":
+        """The app it was made by."""
+        return self._app
+
+    @property
     def workflows(self) -> list[str]:
         """The names of the workflows registered with it."""
         return [definition.name for definition in self._workflows]

@@ -1,0 +1,5 @@
+"""``python -m ganger``: the same as the command ``ganger``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,124 @@
+"""The verbs of programs: ``trigger``, ``cancel`` and ``schema``."""
+
+import asyncio
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from ganger.app import Ganger
+from ganger.client import WorkflowRunRef
+from ganger.schema import message_schema
+from ganger_broker.durations import parse_duration
+from ganger_broker.errors import InvalidSetting, RunFailed
+from ganger_broker.messages import RunResult, RunStatus
+from ganger_broker.settings import Settings
+
+from .options import BrokerUrl, Prefix, read_object
+
+__all__ = ["cancel", "print_json", "schema", "trigger"]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def trigger(
+    workflow: Annotated[str, typer.Argument(help="Its name.")],
+    input: Annotated[  # noqa: A002 - the flag is --input
+        str, typer.Option("--input", metavar="JSON", help="The run's input, an object.")
+    ] = "{}",
+    run_id: Annotated[
+        str | None, typer.Option(help="Makes it idempotent: the same id is the same run.")
+    ] = None,
+    metadata: Annotated[str, typer.Option(metavar="JSON", help="An object.")] = "{}",
+    priority: Annotated[int, typer.Option(help="1 to 3; 3 goes first.")] = 1,
+    desired_labels: Annotated[
+        str,
+        typer.Option(metavar="JSON", help="Desired worker labels, merged over each step's."),
+    ] = "{}",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the run's end.")] = False,
+    timeout: Annotated[
+        str | None, typer.Option(help="For --wait, such as 90s; the run goes on after it.")
+    ] = None,
+    as_json: AsJson = False,
+    broker_url: BrokerUrl = None,
+    prefix: Prefix = None,
+) -> None:
+    """Trigger a run; with --wait print what it returned. Exit status 1: it did not succeed."""
+    app = _app(broker_url, prefix)
+    seconds = None if timeout is None else parse_duration(timeout, "--timeout")
+    fields: dict[str, Any] = {
+        "run_id": run_id,
+        "metadata": read_object("--metadata", metadata),
+        "priority": priority,
+        "desired_worker_labels": read_object("--desired-labels", desired_labels),
+    }
+    values = read_object("--input", input)
+
+    async def run() -> None:
+        try:
+            ref = await app.admin.aio.run_workflow(workflow, values, **fields)
+            if wait:
+                await _show_result(ref, seconds, as_json)
+            elif as_json:
+                print_json({"run_id": ref.run_id})
+            else:
+                typer.echo(ref.run_id)
+        finally:
+            await app.admin.aio.close()
+
+    asyncio.run(run())
+
+
+async def _show_result(ref: WorkflowRunRef, seconds: float | None, as_json: bool) -> None:
+    try:
+        output = await ref.result(seconds)
+    except TimeoutError as exc:
+        typer.echo(f"ganger: {exc}", err=True)
+        raise typer.Exit(1) from None
+    except RunFailed as exc:
+        if not as_json:
+            raise
+        print_json(exc.result)
+        raise typer.Exit(1) from None
+    if as_json:
+        print_json(RunResult(ref.workflow, ref.run_id, RunStatus.SUCCEEDED, output))
+    else:
+        print_json(output)
+
+
+def cancel(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
+    reason: Annotated[str, typer.Option(help="Told to who waits.")] = "cancelled on request",
+    broker_url: BrokerUrl = None,
+    prefix: Prefix = None,
+) -> None:
+    """Ask to cancel a run, pending or running."""
+    app = _app(broker_url, prefix)
+
+    async def ask() -> None:
+        try:
+            await app.admin.aio.cancel(run_id, reason)
+        finally:
+            await app.admin.aio.close()
+
+    asyncio.run(ask())
+
+
+def schema() -> None:
+    """Print the JSON Schema of all messages."""
+    print_json(message_schema())
+
+
+def print_json(value: Any) -> None:
+    """Print indented JSON on standard output."""
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def _app(broker_url: str | None, prefix: str | None) -> Ganger:
+    settings = Settings.load(broker_url=broker_url, prefix=prefix)
+    if settings.embedded:
+        raise InvalidSetting(
+            f"GANGER_BROKER_URL: {settings.broker_url} lives in the process that opened it; "
+            "give an amqp:// URL, or trigger from within that process"
+        )
+    return Ganger(settings)

@@ -1,0 +1,62 @@
+"""Options that several verbs take, and how their values are read."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from ganger_broker.errors import InvalidInput, InvalidLabel
+from ganger_broker.labels import LabelValue, check_key, check_value
+
+__all__ = ["BrokerUrl", "Prefix", "RedisUrl", "read_labels", "read_object"]
+
+BrokerUrl = Annotated[
+    str | None, typer.Option("--broker-url", help="RabbitMQ, or memory:// [GANGER_BROKER_URL]")
+]
+RedisUrl = Annotated[str | None, typer.Option("--redis-url", help="Redis [GANGER_REDIS_URL]")]
+Prefix = Annotated[
+    str | None, typer.Option("--prefix", help="First word of queues and keys [GANGER_PREFIX]")
+]
+
+
+def read_labels(given: Iterable[str]) -> dict[str, LabelValue]:
+    """Labels from ``key=value``: a JSON number or JSON string is that, all else is a string.
+
+    Raises:
+        InvalidLabel: one is not written so, or cannot be a label; the text names it.
+    """
+    labels: dict[str, LabelValue] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InvalidLabel(f"--label: {text!r} must be KEY=VALUE")
+        check_key(key, "--label")
+        if key in labels:
+            raise InvalidLabel(f"--label: {key!r} is given twice")
+        labels[key] = check_value(_label_value(value), f"--label {key}")
+    return labels
+
+
+def _label_value(text: str) -> Any:
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+    is_label = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return value if is_label else text
+
+
+def read_object(option: str, text: str) -> dict[str, Any]:
+    """A JSON object that was given to an option.
+
+    Raises:
+        InvalidInput: it is not one.
+    """
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError as exc:
+        raise InvalidInput(f"{option}: {text!r} is not JSON: {exc}") from exc
+    if not isinstance(value, dict):
+        raise InvalidInput(f'{option}: must be a JSON object such as {{"key": 1}}, not {text}')
+    return value

@@ -1,0 +1,155 @@
+"""The verbs that run workers: ``worker`` and ``dev``."""
+
+import os
+import shlex
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ganger.app import Ganger
+from ganger.embedded import ensure_dispatcher
+from ganger.worker import Worker
+from ganger_broker.durations import parse_duration
+from ganger_broker.errors import GangerError, InvalidInput, InvalidWorkflow, MissingExtra
+from ganger_broker.logs import configure_logging
+
+from .ask import print_json
+from .loading import load, split_target
+from .options import BrokerUrl, Prefix, RedisUrl, read_labels, read_object
+
+__all__ = ["dev", "worker"]
+
+DEFAULT_SLOTS = 10
+RELOAD_PATIENCE = 7.0
+"""Seconds beyond the grace that a worker has to leave in before it is killed for a reload."""
+
+Target = Annotated[
+    str, typer.Argument(metavar="MODULE:APP", help="A Ganger app, or a Worker; e.g. tasks:app.")
+]
+Name = Annotated[
+    str | None, typer.Option(help="Of the worker; its id begins with it. Default: the module's.")
+]
+LabelFlags = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="KEY=VALUE",
+        help="A label; may be repeated. memory=512 is a number, 'model=\"512\"' (in quotes, "
+        "which the shell must leave) is the string 512, anything else is a string.",
+    ),
+]
+SlotCount = Annotated[
+    int | None, typer.Option(help=f"Steps it runs at once. Default: {DEFAULT_SLOTS}.")
+]
+
+
+def worker(
+    target: Target,
+    name: Name = None,
+    label: LabelFlags = None,
+    slots: SlotCount = None,
+    grace: Annotated[
+        str | None,
+        typer.Option(help="For running steps after SIGTERM, such as 90s [GANGER_DRAIN_GRACE]"),
+    ] = None,
+    broker_url: BrokerUrl = None,
+    redis_url: RedisUrl = None,
+    prefix: Prefix = None,
+) -> None:
+    """Run a worker with all workflows of an app. SIGTERM drains it, a second one forces."""
+    found = load(target)
+    app = found.app if isinstance(found, Worker) else found
+    app.override(broker_url=broker_url, redis_url=redis_url, prefix=prefix)
+    seconds = None if grace is None else parse_duration(grace, "--grace")
+    made = _worker_of(found, target, name, label or [], slots)
+    configure_logging(app.settings)
+    made.start(grace=seconds)
+
+
+def dev(
+    target: Target,
+    name: Name = None,
+    label: LabelFlags = None,
+    slots: SlotCount = None,
+    grace: Annotated[str, typer.Option(help="For running steps at a reload.")] = "2s",
+    trigger: Annotated[
+        str | None, typer.Option(help="A workflow to run after each start; prints its result.")
+    ] = None,
+    input: Annotated[  # noqa: A002 - the flag is --input
+        str, typer.Option("--input", metavar="JSON", help="For --trigger.")
+    ] = "{}",
+    reload: Annotated[bool, typer.Option(help="Start anew when a file changes.")] = True,
+    watch: Annotated[Path, typer.Option(help="Watched for changes.")] = Path(),
+    broker_url: BrokerUrl = None,
+    redis_url: RedisUrl = None,
+    prefix: Prefix = None,
+) -> None:
+    """Dispatcher and worker in one process, for development; in memory unless told otherwise."""
+    seconds = parse_duration(grace, "--grace")
+    values = read_object("--input", input)
+    if reload:
+        split_target(target)
+        read_labels(label or [])
+        _reloading(watch, seconds)
+        return
+    found = load(target)
+    app = found.app if isinstance(found, Worker) else found
+    if broker_url is None and "GANGER_BROKER_URL" not in os.environ:
+        broker_url = "memory://"
+    app.override(broker_url=broker_url, redis_url=redis_url, prefix=prefix)
+    made = _worker_of(found, target, name, label or [], slots)
+    configure_logging(app.settings)
+    ensure_dispatcher(app.settings)
+    if trigger is not None:
+        work = threading.Thread(target=_run_once, args=(app, trigger, values), daemon=True)
+        work.start()
+    made.start(grace=seconds)
+
+
+def _worker_of(
+    found: Ganger | Worker, target: str, name: str | None, label: Sequence[str], slots: int | None
+) -> Worker:
+    labels = read_labels(label)
+    if isinstance(found, Worker):
+        for flag, given in (("--name", name), ("--slots", slots)):
+            if given is not None:
+                raise InvalidInput(f"{flag}: {target} is a Worker, with its own; name its app")
+        found.upsert_labels(labels)
+        return found
+    if not found.workflows:
+        raise InvalidWorkflow(f"{target}: has no workflows; declare one with @app.workflow()")
+    if name is None:
+        name = target.partition(":")[0].rpartition(".")[2]
+    made = found.worker(name, labels=labels, slots=DEFAULT_SLOTS if slots is None else slots)
+    for workflow in found.workflows.values():
+        made.register_workflow(workflow)
+    return made
+
+
+def _reloading(watch: Path, grace: float) -> None:
+    """Run this very command again without reloading, anew at each change of a file."""
+    try:
+        from watchfiles import PythonFilter, run_process
+    except ImportError as exc:
+        raise MissingExtra(
+            "reloading needs: pip install 'ganger[embedded]'; or give --no-reload"
+        ) from exc
+    command = [sys.executable, "-m", "ganger", *sys.argv[1:], "--no-reload"]
+    run_process(
+        watch,
+        target=shlex.join(command),
+        target_type="command",
+        watch_filter=PythonFilter(),
+        sigint_timeout=round(grace + RELOAD_PATIENCE),
+    )
+
+
+def _run_once(app: Ganger, workflow: str, values: dict[str, object]) -> None:
+    try:
+        print_json(app.admin.run_workflow(workflow, values).sync_result())
+    except GangerError as exc:
+        typer.echo(f"ganger: {exc}", err=True)
