@@ -1,0 +1,61 @@
+"""The program the end-to-end tests deploy: ``ganger worker tests.e2e.fleet_app:app``."""
+
+import asyncio
+from typing import Any
+
+from ganger import Context, Ganger, WorkerLabelComparator
+
+app = Ganger()
+
+
+@app.workflow()
+class Where:
+    """Says where it ran; what it desires comes with the trigger."""
+
+    @app.step(schedule_timeout="30s")
+    async def where(self, context: Context) -> dict[str, Any]:
+        return {"worker": context.worker.id(), "labels": dict(context.worker.get_labels())}
+
+
+@app.workflow()
+class Warm:
+    """The program of the design: swaps the model when it finds another one loaded."""
+
+    @app.step(
+        desired_worker_labels={
+            "model": {"value": "fancy-vision-model", "weight": 10},
+            "memory": {
+                "value": 256,
+                "required": True,
+                "comparator": WorkerLabelComparator.GREATER_THAN,
+            },
+        },
+    )
+    async def warm(self, context: Context) -> dict[str, Any]:
+        loaded = context.worker.get_labels().get("model") != "fancy-vision-model"
+        if loaded:
+            context.worker.upsert_labels({"model": "unset"})
+            context.worker.upsert_labels({"model": "fancy-vision-model"})
+        return {"worker": context.worker.id(), "loaded": loaded}
+
+
+@app.workflow()
+class Long:
+    """Runs until it is told to stop, or until the test lets it end."""
+
+    @app.step(timeout="5m")
+    async def long(self, context: Context) -> dict[str, Any]:
+        await context.worker.async_upsert_labels({"busy": context.workflow_run_id()})
+        seconds = context.workflow_input().get("seconds", 300)
+        await asyncio.sleep(seconds)
+        return {"worker": context.worker.id()}
+
+
+@app.workflow()
+class Plain:
+    """A plain function, run in a thread."""
+
+    @app.step()
+    def plain(self, context: Context) -> dict[str, Any]:
+        context.worker.upsert_labels({"plain": 1})
+        return {"worker": context.worker.id(), "retry": context.retry_count()}

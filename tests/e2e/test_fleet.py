@@ -1,0 +1,326 @@
+"""One dispatcher, three labelled workers, all real processes; triggers are raw JSON."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+import redis
+
+from ganger_broker.labels import Requirement, parse_desired
+from tests.unit.placement.oracle import OracleWorker, eligible, rank
+
+from .processes import Process, ganger, ganger_json
+from .publisher import publisher
+
+FLEET = {
+    "gpu": {"model": "fancy-vision-model", "memory": 512, "region": "fra", "count": "7"},
+    "big": {"model": "other-model", "memory": 1024, "region": "iad", "disk": 2.5},
+    "small": {"memory": 64, "region": "fra"},
+}
+
+
+class Fleet:
+    """The processes of one test, with the names of their workers."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+        self.processes: dict[str, Process] = {}
+
+    async def start(self, name: str, *words: str, until: str, **environment: str) -> Process:
+        process = await Process.start(*words, **self.environment, **environment)
+        self.processes[name] = process
+        await process.says(until)
+        return process
+
+    async def dispatcher(self, name: str = "dispatcher", until: str = "leading") -> Process:
+        return await self.start(name, "dispatcher", until=until)
+
+    async def worker(self, name: str, labels: dict, slots: int = 2) -> Process:
+        flags = [f"--label={key}={json.dumps(value)}" for key, value in labels.items()]
+        words = ("worker", "tests.e2e.fleet_app:app", "--name", name, f"--slots={slots}", *flags)
+        process = await self.start(name, *words, until="worker_started")
+        return process
+
+    async def stop(self) -> None:
+        for process in self.processes.values():
+            await process.stop()
+
+
+@pytest.fixture
+async def fleet(broker_url: str, redis_url: str, prefix: str) -> AsyncIterator[Fleet]:
+    environment = {
+        "GANGER_BROKER_URL": broker_url,
+        "GANGER_REDIS_URL": redis_url,
+        "GANGER_PREFIX": prefix,
+        "GANGER_HOLD": "1s",
+    }
+    fleet = Fleet(environment)
+    try:
+        yield fleet
+    finally:
+        await fleet.stop()
+
+
+async def start_all(fleet: Fleet) -> None:
+    await fleet.dispatcher()
+    for name, labels in FLEET.items():
+        await fleet.worker(name, labels)
+    async with asyncio.timeout(30):
+        while len(await ganger_json("workers", **fleet.environment)) < len(FLEET):
+            await asyncio.sleep(0)
+
+
+def name_of(worker_id: str) -> str:
+    return worker_id.rsplit("-", 1)[0]
+
+
+def best(desired: dict) -> set[str]:
+    """Who may get it, by the oracle: the best of an idle fleet, load and idleness aside."""
+    conditions = [c for group in parse_desired(desired).values() for c in group]
+    requirement = Requirement.of("where:where", conditions)
+    workers = [
+        OracleWorker(name, labels, frozenset({"where:where"}), 2, 0, True, 0)
+        for name, labels in FLEET.items()
+    ]
+    able = {w.id: rank(w, requirement)[:2] for w in workers if eligible(w, requirement)}
+    return {name for name, rank in able.items() if rank == min(able.values())}
+
+
+CASES: list[dict] = [
+    {},
+    {"model": "fancy-vision-model"},
+    {"model": {"value": "fancy-vision-model", "weight": 10}},
+    {"model": {"value": "nobody-has-it", "weight": 10}},
+    {"model": {"value": "fancy-vision-model", "comparator": "NOT_EQUAL"}},
+    {"memory": {"value": 512, "comparator": "GREATER_THAN"}},
+    {"memory": {"value": 512.0, "comparator": "EQUAL"}},
+    {"memory": {"value": 512, "comparator": "GREATER_THAN_OR_EQUAL"}},
+    {"memory": {"value": 100, "comparator": "LESS_THAN"}},
+    {"memory": {"value": 64, "comparator": "LESS_THAN_OR_EQUAL"}},
+    {
+        "memory": [
+            {"value": 64, "comparator": "GREATER_THAN"},
+            {"value": 1024, "comparator": "LESS_THAN"},
+        ]
+    },
+    {"region": {"value": ["iad", "sin"], "comparator": "IN"}},
+    {"region": {"value": ["fra", 7], "comparator": "NOT_IN"}},
+    {"disk": {"comparator": "EXISTS"}},
+    {"model": {"comparator": "NOT_EXISTS"}},
+    {"region": {"value": "g", "comparator": "GREATER_THAN"}},
+    {"count": "7"},
+    {"region": "fra", "memory": {"value": 100, "comparator": "LESS_THAN", "weight": 1}},
+    {
+        "model": {"value": "other-model", "weight": 10},
+        "region": {"value": "fra", "weight": 6},
+        "memory": {"value": 600, "comparator": "LESS_THAN", "weight": 6},
+    },
+]
+
+
+async def test_every_step_lands_where_the_truth_table_says(
+    fleet: Fleet, broker_url: str, prefix: str
+) -> None:
+    await start_all(fleet)
+    with publisher(broker_url, prefix) as program:
+        for number, desired in enumerate(CASES):
+            program.trigger("where", f"case-{number}", desired_worker_labels=desired)
+            came_for, result = program.result()
+            assert came_for == f"case-{number}"
+            assert result["status"] == "succeeded", result
+            assert name_of(result["output"]["where"]["worker"]) in best(desired), desired
+
+
+async def test_a_step_nobody_can_take_waits_is_explained_and_goes_when_a_worker_comes(
+    fleet: Fleet, broker_url: str, prefix: str
+) -> None:
+    await start_all(fleet)
+    desired = {"memory": {"value": 2000, "comparator": "GREATER_THAN"}, "region": "sin"}
+    with publisher(broker_url, prefix) as program:
+        program.trigger("where", "late", run_id="late", desired_worker_labels=desired)
+        program.trigger("where", "soon")
+        assert program.result()[0] == "soon"  # what nobody can take holds nobody up
+        found = await ganger_json("explain", "late/where", **fleet.environment)
+        assert found["verdict"] == "never with this fleet"
+        assert [worker["eligible"] for worker in found["workers"]] == [False] * 3
+        await fleet.worker("huge", {"memory": 4096, "region": "sin"})
+        came_for, result = program.result()
+        assert came_for == "late"
+        assert name_of(result["output"]["where"]["worker"]) == "huge"
+
+
+async def test_a_model_swap_inside_a_step_routes_the_next_one_there(
+    fleet: Fleet, broker_url: str, prefix: str
+) -> None:
+    await fleet.dispatcher()
+    await fleet.worker("cold-1", {"memory": 512})
+    await fleet.worker("cold-2", {"memory": 512})
+    with publisher(broker_url, prefix) as program:
+        ran = []
+        for number in range(6):
+            program.trigger("warm", str(number))
+            ran.append(program.result()[1]["output"]["warm"])
+    assert [step["loaded"] for step in ran] == [True] + [False] * 5
+    assert len({step["worker"] for step in ran}) == 1
+
+
+async def test_a_killed_workers_step_runs_again_elsewhere(
+    fleet: Fleet, broker_url: str, prefix: str
+) -> None:
+    fleet.environment |= {
+        "GANGER_WORKER_TIMEOUT": "2s",
+        "GANGER_HEARTBEAT_INTERVAL": "250ms",
+    }
+    await fleet.dispatcher()
+    await fleet.worker("first", {"rank": 1})
+    with publisher(broker_url, prefix) as program:
+        program.trigger("long", "it", run_id="it", input={"seconds": 1.5})
+        await until_busy(fleet, "it")
+        await fleet.worker("second", {"rank": 2})
+        fleet.processes["first"].signal(signal.SIGKILL)
+        _, result = program.result()
+    assert result["status"] == "succeeded"
+    assert name_of(result["output"]["long"]["worker"]) == "second"
+    [run] = await ganger_json("runs", **fleet.environment)
+    assert run["steps"]["long"]["losses"] == 1
+    assert run["steps"]["long"]["attempt"] == 2
+
+
+async def until_busy(fleet: Fleet, run_id: str) -> None:
+    """Until the step of the run has begun, which it says with a label."""
+    async with asyncio.timeout(30):
+        while True:
+            workers = await ganger_json("workers", **fleet.environment)
+            if any(worker["labels"].get("busy") == run_id for worker in workers):
+                return
+
+
+async def test_a_running_step_is_cancelled(fleet: Fleet, broker_url: str, prefix: str) -> None:
+    await fleet.dispatcher()
+    await fleet.worker("only", {}, slots=1)
+    with publisher(broker_url, prefix) as program:
+        program.trigger("long", "long", run_id="long")
+        await until_busy(fleet, "long")
+        program.trigger("where", "waits", run_id="waits")
+        program.trigger("where", "gone", run_id="gone")
+        assert (await ganger("cancel", "gone", **fleet.environment))[0] == 0
+        came_for, result = program.result()
+        assert (came_for, result["status"]) == ("gone", "cancelled")
+        program.publish("cancel.long", {"run_id": "long", "reason": "enough"})
+        results = dict(program.result() for _ in range(2))
+    assert results["long"]["status"] == "cancelled"
+    assert results["long"]["error"]["message"] == "enough"
+    assert results["waits"]["status"] == "succeeded"  # its slot was free again
+
+
+async def test_sigterm_lets_a_running_step_end_and_gives_no_new_one(
+    fleet: Fleet, broker_url: str, prefix: str
+) -> None:
+    await fleet.dispatcher()
+    worker = await fleet.worker("leaving", {}, slots=2)
+    with publisher(broker_url, prefix) as program:
+        program.trigger("long", "begun", run_id="begun", input={"seconds": 2})
+        await until_busy(fleet, "begun")
+        worker.signal(signal.SIGTERM)
+        await worker.says("worker_draining")
+        program.trigger("where", "later")
+        came_for, result = program.result()
+        assert (came_for, result["status"]) == ("begun", "succeeded")
+        assert await worker.ended() == 0
+        await fleet.worker("next", {})
+        came_for, result = program.result()
+    assert came_for == "later"
+    assert name_of(result["output"]["where"]["worker"]) == "next"
+
+
+async def test_a_standby_takes_over_with_everything(
+    fleet: Fleet, broker_url: str, prefix: str
+) -> None:
+    fleet.environment |= {"GANGER_LEASE": "1s"}
+    leader = await fleet.dispatcher("leader")
+    standby = await fleet.dispatcher("standby", until="standing_by")
+    await fleet.worker("only", {"memory": 1}, slots=1)
+    with publisher(broker_url, prefix) as program:
+        program.trigger("long", "long", run_id="long", input={"seconds": 3})
+        await until_busy(fleet, "long")
+        program.trigger("plain", "waits", run_id="waits")
+        leader.signal(signal.SIGKILL)
+        await standby.says("leading")
+        program.trigger("plain", "new")
+        results = dict(program.result() for _ in range(3))
+    assert {name: result["status"] for name, result in results.items()} == {
+        "long": "succeeded",
+        "waits": "succeeded",
+        "new": "succeeded",
+    }
+    [long] = [
+        run for run in await ganger_json("runs", **fleet.environment) if run["run_id"] == "long"
+    ]
+    assert long["steps"]["long"].get("attempt", 1) == 1  # it was not run again
+
+
+BAD = [
+    (b"{", "application/json", "malformed", "$"),
+    (b'{"workflow": "where", "priority": 9}', "application/json", "malformed", "$.priority"),
+    (
+        b'{"workflow": "where", "desired_worker_labels": {"memory": {"comparator": "MORE"}}}',
+        "application/json",
+        "malformed",
+        "$.desired_worker_labels.memory.comparator",
+    ),
+    (b"\xc1", "application/msgpack", "malformed", "$"),
+    (b'{"workflow": "where"}', "text/plain", "malformed", "text/plain"),
+    (b'{"workflow": "nobodys"}', "application/json", "unknown_workflow", "nobodys"),
+    (
+        b'{"workflow": "where", "input": {"x": "' + b"x" * 2000 + b'"}}',
+        "application/json",
+        "oversized",
+        "1024",
+    ),
+]
+
+
+async def test_what_cannot_be_taken_is_dead_lettered_counted_and_answered(
+    fleet: Fleet, broker_url: str, redis_url: str, prefix: str
+) -> None:
+    fleet.environment |= {"GANGER_MAX_MESSAGE_BYTES": "1024"}
+    await fleet.dispatcher()
+    with publisher(broker_url, prefix) as program:
+        for number, (body, kind, reason, words) in enumerate(BAD):
+            program.publish(
+                "trigger.where",
+                body,
+                content_type=kind,
+                reply_to=program.replies,
+                correlation_id=str(number),
+            )
+            came_for, result = await asyncio.to_thread(program.result)
+            assert (came_for, result["status"]) == (str(number), "failed")
+            assert words in result["error"]["message"]
+            headers, dead = program.dead()
+            assert headers["ganger-reason"] == reason
+            assert words in headers["ganger-detail"]
+            assert (
+                json.loads(dead) == json.loads(body)
+                if reason == "unknown_workflow"
+                else dead == body
+            )
+    stats = redis.Redis.from_url(redis_url).hgetall(f"{prefix}:stats")
+    assert int(stats[b"messages_dead"]) == len(BAD)
+    assert int(stats[b"messages_dead:malformed"]) == 5
+
+
+async def test_a_trigger_may_come_before_its_workers(
+    fleet: Fleet, broker_url: str, prefix: str
+) -> None:
+    fleet.environment |= {"GANGER_HOLD": "30s"}
+    await fleet.dispatcher()
+    with publisher(broker_url, prefix) as program:
+        program.trigger("where", "early", run_id="early")
+        program.trigger("where", "again", run_id="early")
+        await fleet.worker("late", {})
+        results = dict(program.result() for _ in range(2))
+    assert results["early"]["run_id"] == results["again"]["run_id"] == "early"
+    assert len(await ganger_json("runs", **fleet.environment)) == 1
