@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from yarl import URL
 
 from ganger_broker.errors import TransportClosed, TransportError
-from ganger_broker.rabbitmq import RabbitTransport
+from ganger_broker.rabbitmq import RabbitTransport, session
 from ganger_broker.topology import Binding, Exchange, Queue, QueueType
 from ganger_broker.transport import Delivery, Outgoing, Published
 from tests.inbox import PATIENCE, Inbox
@@ -285,9 +285,11 @@ async def test_being_refused_is_told_at_once(
 
 
 class Line:
-    """A line to RabbitMQ that can be cut."""
+    """A line to RabbitMQ that can be cut, and held up by clearing ``flowing``."""
 
     async def __aenter__(self) -> "Line":
+        self.flowing = asyncio.Event()
+        self.flowing.set()
         self._ends: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -298,6 +300,7 @@ class Line:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         self.cut()
+        self.flowing.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:
@@ -316,6 +319,7 @@ class Line:
     async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:
             while data := await source.read(2**16):
+                await self.flowing.wait()
                 sink.write(data)
                 await sink.drain()
         except OSError:
@@ -353,6 +357,32 @@ async def test_a_line_cut_again_and_again_loses_nothing() -> None:
         await transport.close()
 
     assert reconnects == 5
+
+
+async def test_a_broker_that_does_not_answer_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session, "ANSWER_TIMEOUT", 0.3)
+    queue, inbox = a_queue(), Inbox()
+    async with Line() as line:
+        transport = RabbitTransport(line.url, name="silent")
+        await transport.connect()
+        await transport.declare([queue])
+        line.flowing.clear()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await transport.consume(queue.name, inbox, prefetch=1)
+        with capture_logs() as logs:
+            consuming = asyncio.create_task(transport.consume(queue.name, inbox, prefetch=1))
+            async with asyncio.timeout(PATIENCE):
+                while not any("trying again" in line["event"] for line in logs):
+                    await asyncio.wait([consuming], timeout=0.01)
+                line.flowing.set()
+                await consuming
+        assert await transport.publish([Outgoing("", queue.name, b"x")]) == [CONFIRMED]
+        assert [delivery.body for delivery in await inbox.wait(1)] == [b"x"]
+        await transport.delete_queue(queue.name)
+        await transport.close()
 
 
 async def test_nothing_is_handed_over_by_a_channel_that_is_gone(

@@ -50,8 +50,13 @@ class MemoryBroker:
     # ── for transports ──
 
     def attach(self, caller: LoopCaller) -> None:
-        """A transport is there, and its loop can run timers."""
+        """A transport is there, and its loop can run timers. Consumers whose loop ended
+        without a word are dropped, and what they held goes back."""
         with self._lock:
+            consumers = [c for queue in self._queues.values() for c in queue.consumers]
+            for consumer in consumers:
+                if consumer.caller.loop.is_closed():
+                    self.unsubscribe(consumer, give_back=True)
             self._timer.attach(caller)
 
     def detach(self, caller: LoopCaller) -> None:
