@@ -15,6 +15,7 @@ class Publisher:
 
     def __init__(self, connection: pika.BlockingConnection, prefix: str) -> None:
         self.channel = connection.channel()
+        self.graveyard = connection.channel()  # pika consumes one queue a channel
         self.channel.confirm_delivery()
         self.prefix = prefix
         self.replies = self.channel.queue_declare("", exclusive=True).method.queue
@@ -47,11 +48,10 @@ class Publisher:
     def dead(self) -> tuple[dict, bytes]:
         """The next dead letter: headers and body."""
         queue = f"{self.prefix}.dead"
-        for _, properties, body in self.channel.consume(
+        for _, properties, body in self.graveyard.consume(
             queue, auto_ack=True, inactivity_timeout=PATIENCE
         ):
             assert body is not None, "no dead letter came"
-            self.channel.cancel()
             return properties.headers, body
         raise AssertionError("the dead-letter queue is gone")
 

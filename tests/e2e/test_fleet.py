@@ -3,7 +3,7 @@
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import redis
@@ -40,8 +40,7 @@ class Fleet:
     async def worker(self, name: str, labels: dict, slots: int = 2) -> Process:
         flags = [f"--label={key}={json.dumps(value)}" for key, value in labels.items()]
         words = ("worker", "tests.e2e.fleet_app:app", "--name", name, f"--slots={slots}", *flags)
-        process = await self.start(name, *words, until="worker_started")
-        return process
+        return await self.start(name, *words, until="worker registered")
 
     async def stop(self) -> None:
         for process in self.processes.values():
@@ -55,6 +54,7 @@ async def fleet(broker_url: str, redis_url: str, prefix: str) -> AsyncIterator[F
         "GANGER_REDIS_URL": redis_url,
         "GANGER_PREFIX": prefix,
         "GANGER_HOLD": "1s",
+        "GANGER_WORKER_QUEUE_EXPIRES": "30s",  # a killed worker's queue is nobody's to delete
     }
     fleet = Fleet(environment)
     try:
@@ -67,9 +67,14 @@ async def start_all(fleet: Fleet) -> None:
     await fleet.dispatcher()
     for name, labels in FLEET.items():
         await fleet.worker(name, labels)
+    await until(fleet, lambda workers: len(workers) == len(FLEET))
+
+
+async def until(fleet: Fleet, fits: Callable[[list[dict]], bool]) -> None:
+    """Until ``ganger workers`` shows what is waited for."""
     async with asyncio.timeout(30):
-        while len(await ganger_json("workers", **fleet.environment)) < len(FLEET):
-            await asyncio.sleep(0)
+        while not fits(await ganger_json("workers", **fleet.environment)):
+            pass
 
 
 def name_of(worker_id: str) -> str:
@@ -190,11 +195,7 @@ async def test_a_killed_workers_step_runs_again_elsewhere(
 
 async def until_busy(fleet: Fleet, run_id: str) -> None:
     """Until the step of the run has begun, which it says with a label."""
-    async with asyncio.timeout(30):
-        while True:
-            workers = await ganger_json("workers", **fleet.environment)
-            if any(worker["labels"].get("busy") == run_id for worker in workers):
-                return
+    await until(fleet, lambda workers: any(w["labels"].get("busy") == run_id for w in workers))
 
 
 async def test_a_running_step_is_cancelled(fleet: Fleet, broker_url: str, prefix: str) -> None:
@@ -224,7 +225,7 @@ async def test_sigterm_lets_a_running_step_end_and_gives_no_new_one(
         program.trigger("long", "begun", run_id="begun", input={"seconds": 2})
         await until_busy(fleet, "begun")
         worker.signal(signal.SIGTERM)
-        await worker.says("worker_draining")
+        await worker.says('"event": "draining"')
         program.trigger("where", "later")
         came_for, result = program.result()
         assert (came_for, result["status"]) == ("begun", "succeeded")
@@ -307,7 +308,8 @@ async def test_what_cannot_be_taken_is_dead_lettered_counted_and_answered(
                 if reason == "unknown_workflow"
                 else dead == body
             )
-    stats = redis.Redis.from_url(redis_url).hgetall(f"{prefix}:stats")
+    with redis.Redis.from_url(redis_url) as client:
+        stats = client.hgetall(f"{prefix}:stats")
     assert int(stats[b"messages_dead"]) == len(BAD)
     assert int(stats[b"messages_dead:malformed"]) == 5
 
