@@ -24,6 +24,7 @@ __all__ = [
     "decode_to_worker",
     "decode_trigger",
     "encode",
+    "kind_of",
     "to_json",
 ]
 
@@ -93,6 +94,13 @@ def decode_result(body: bytes, content_type: str | None, limit: int) -> RunResul
     return _decode(body, content_type, RunResult, limit)
 
 
+def kind_of(content_type: str | None, body: bytes) -> str:
+    """The content type without its parameters; without one, JSON if it begins with ``{``."""
+    if not content_type:
+        return JSON if body.lstrip()[:1] == b"{" else MSGPACK
+    return content_type.split(";")[0].strip().lower()
+
+
 def _check_desired(desired: dict[str, Any], place: str) -> None:
     if not desired:
         return
@@ -105,9 +113,7 @@ def _check_desired(desired: dict[str, Any], place: str) -> None:
 def _decode(body: bytes, content_type: str | None, type_: type[T], limit: int) -> T:
     if len(body) > limit:
         raise OversizedMessage(f"the body has {len(body)} bytes, at most {limit} are taken")
-    if not content_type:
-        content_type = JSON if body.lstrip()[:1] == b"{" else MSGPACK
-    kind = content_type.split(";")[0].strip().lower()
+    kind = kind_of(content_type, body)
     try:
         if kind == JSON:
             return msgspec.json.decode(body, type=type_)
@@ -134,7 +140,9 @@ def _unpack(body: bytes) -> Any:
             max_ext_len=0,
         )
     except (msgpack.UnpackException, ValueError, TypeError) as exc:
-        raise MalformedMessage(f"$: is not valid {MSGPACK}: {exc or type(exc).__name__}") from exc
+        raise MalformedMessage(
+            f"$: is not valid {MSGPACK}: {str(exc) or type(exc).__name__}"
+        ) from exc
 
 
 def _named(text: str) -> str:

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
-from ganger_broker.transports import open_transport
 
 from ganger_broker.settings import Settings
+from ganger_broker.transports import open_transport
 
 from .inspection import explain_step
 from .service import Dispatcher

@@ -5,11 +5,13 @@ from hashlib import blake2s
 from uuid import uuid4
 
 from ganger_broker.codec import (
+    JSON,
     MSGPACK,
     decode_cancel,
     decode_events,
     decode_to_worker,
     decode_trigger,
+    kind_of,
 )
 from ganger_broker.errors import InvalidMessage
 from ganger_broker.messages import Assignment
@@ -75,6 +77,6 @@ def _run_id(message_id: str | None) -> str:
 def _reply(delivery: Delivery) -> ReplyAddress | None:
     if not delivery.reply_to:
         return None
-    return ReplyAddress(
-        delivery.reply_to, delivery.correlation_id, delivery.content_type or MSGPACK
-    )
+    # whoever did not send MessagePack can hardly be expected to read it
+    kind = MSGPACK if kind_of(delivery.content_type, delivery.body) == MSGPACK else JSON
+    return ReplyAddress(delivery.reply_to, delivery.correlation_id, kind)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from ganger_broker.codec import JSON, MSGPACK, encode
+from ganger_broker.codec import encode
 from ganger_broker.topology import Topology
 from ganger_broker.transport import Outgoing
 
@@ -27,12 +27,11 @@ def pack(effect: Sendable, topology: Topology) -> Outgoing:
             return Outgoing(topology.work_exchange, effect.worker, encode(effect.message))
         case Reply():
             address = effect.address
-            kind = JSON if address.content_type.startswith(JSON) else MSGPACK
             return Outgoing(
                 "",
                 address.reply_to,
-                encode(effect.result, kind),
-                content_type=kind,
+                encode(effect.result, address.content_type),
+                content_type=address.content_type,
                 correlation_id=address.correlation_id,
             )
         case Bury():

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgpack
 import pika
 
 PATIENCE = 30
@@ -42,7 +43,8 @@ class Publisher:
             self.replies, auto_ack=True, inactivity_timeout=PATIENCE
         ):
             assert body is not None, "no result came"
-            return properties.correlation_id, json.loads(body)
+            read = json.loads if properties.content_type == "application/json" else msgpack.unpackb
+            return properties.correlation_id, read(body)
         raise AssertionError("the reply queue is gone")
 
     def dead(self) -> tuple[dict, bytes]:
