@@ -8,10 +8,10 @@ import typer
 
 from ganger.app import Ganger
 from ganger.client import WorkflowRunRef
-from ganger.schema import message_schema
 from ganger_broker.durations import parse_duration
 from ganger_broker.errors import InvalidSetting, RunFailed
 from ganger_broker.messages import RunResult, RunStatus
+from ganger_broker.schema import json_schema
 from ganger_broker.settings import Settings
 
 from .options import BrokerUrl, Prefix, read_object
@@ -106,7 +106,7 @@ def cancel(
 
 def schema() -> None:
     """Print the JSON Schema of all messages."""
-    print_json(message_schema())
+    print_json(json_schema())
 
 
 def print_json(value: Any) -> None:
