@@ -18,6 +18,8 @@ from tests.inbox import PATIENCE, Inbox
 from tests.private_servers import MAX_MESSAGE_SIZE, PrivateRabbit, start_rabbitmq
 
 BROKER_URL = os.environ.get("GANGER_BROKER_URL", "amqp://guest:guest@127.0.0.1:5672/")
+NOBODY = "amqp://guest:guest@127.0.0.1:1/"
+"""A port on which nobody answers."""
 CONFIRMED = Published.CONFIRMED
 OUTAGE = 60.0
 """Seconds until RabbitMQ must be back and everything with it."""
@@ -154,6 +156,26 @@ async def test_connecting_waits_for_a_broker_that_is_down(rabbit: PrivateRabbit)
     await transport.close()
 
 
+async def test_connecting_can_be_bounded() -> None:
+    transport = RabbitTransport(NOBODY, name="bounded")
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await transport.connect()
+
+
+async def test_closing_ends_connecting() -> None:
+    transport = RabbitTransport(NOBODY, name="closed early")
+    with capture_logs() as logs:
+        connecting = asyncio.create_task(transport.connect())
+        async with asyncio.timeout(PATIENCE):
+            while not logs:
+                await asyncio.wait([connecting], timeout=0.01)
+            await transport.close()
+            with pytest.raises(TransportClosed):
+                await connecting
+
+
 async def test_closing_ends_what_waits_for_a_broker_that_is_down(rabbit: PrivateRabbit) -> None:
     transport = RabbitTransport(rabbit.url, name="closing")
     await transport.connect()
@@ -242,6 +264,20 @@ async def test_what_the_broker_has_no_room_for_is_refused(transport: RabbitTrans
     outcomes = [await transport.publish([message]) for _ in range(4)]
 
     assert outcomes[-1] == [Published.REFUSED]
+
+
+async def test_an_exchange_somebody_deleted_is_there_again(
+    rabbit: PrivateRabbit, transport: RabbitTransport
+) -> None:
+    queue, exchange = a_queue(), Exchange(f"test-{secrets.token_hex(6)}", "topic")
+    await transport.declare([exchange, queue, Binding(exchange.name, queue.name, "#")])
+    message = Outgoing(exchange.name, "k", b"")
+    assert await transport.publish([message]) == [CONFIRMED]
+    connection = await aiormq.connect(rabbit.url)
+    await (await connection.channel()).exchange_delete(exchange.name)
+    await connection.close()
+
+    assert await transport.publish([message] * 3) == [CONFIRMED] * 3
 
 
 async def test_a_channel_the_server_closed_is_opened_again(transport: RabbitTransport) -> None:

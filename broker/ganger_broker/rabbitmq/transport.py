@@ -59,7 +59,11 @@ class RabbitTransport:
         retrying = retry_for_ever("connecting", unless=ConnectionRefused, name=self._name)
         async for attempt in retrying:
             with attempt:
+                self._check_open()
                 session = self._session = await Session.open(self._url, self._name)
+        if self._closed:  # meanwhile, when there was nothing to close yet
+            await session.close()
+            self._check_open()
         self._up.set()
         self._start(self._supervise(session))
         self._start(self._publisher.run())
@@ -183,8 +187,7 @@ class RabbitTransport:
             with attempt:
                 session = await self._connected()
                 # An exchange that was deleted is what usually closed the last channel.
-                exchanges = [i for i in self._declared.values() if isinstance(i, Exchange)]
-                await self._declare_again(session, exchanges)
+                await self._declare_again(session, list(self._declared.values()))
                 return await session.channel(confirms=True)
         raise TransportClosed("closed")  # not reached: it is tried for ever
 
