@@ -41,6 +41,7 @@ def _commands() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
+    app.command()(work.demo)
     app.command()(work.dev)
     app.command()(work.worker)
     _add_installed(app)
