@@ -6,7 +6,7 @@ from types import TracebackType
 
 from ganger_broker.messages import FailureReason, RunError
 
-__all__ = ["error_of", "own_frames", "timed_out"]
+__all__ = ["error_of", "timed_out"]
 
 MAX_MESSAGE = 4_000
 """Characters of an exception's message that are kept, from its beginning."""
@@ -40,14 +40,14 @@ def _message(exc: BaseException) -> str:
 
 def _traceback(exc: BaseException) -> str:
     try:
-        lines = traceback.format_exception(type(exc), exc, own_frames(exc))
+        lines = traceback.format_exception(type(exc), exc, _own_frames(exc))
     except Exception:
         return ""
     text = _encodable("".join(lines))
     return text if len(text) <= MAX_TRACEBACK else "…" + text[-MAX_TRACEBACK:]
 
 
-def own_frames(exc: BaseException) -> TracebackType | None:
+def _own_frames(exc: BaseException) -> TracebackType | None:
     """The traceback from the user's first frame on: what is above is ours, and noise."""
     own = exc.__traceback__
     while own is not None and own.tb_frame.f_code.co_filename.startswith(_HERE):

@@ -133,7 +133,7 @@ class Outbox:
                 part = entry.event if isinstance(entry.event, bytes) else encode(entry.event)
             except GangerError as exc:
                 self._entries.popleft()
-                _log.error("an event cannot be packed", event=repr(entry.event), error=str(exc))
+                _log.error("an event cannot be packed", what=repr(entry.event), error=str(exc))
                 _tell([entry], exc)
                 continue
             if taken and size + len(part) > self._max_bytes:

@@ -24,7 +24,7 @@ from ganger_broker.messages import (
 from ganger_broker.transport import Delivery
 
 from .context import Context, WorkerContext
-from .failures import error_of, own_frames, timed_out
+from .failures import error_of, timed_out
 from .outbox import Outbox
 from .outputs import plain
 from .threads import Raised, StepThreads
@@ -200,7 +200,7 @@ class StepRunner:
         if held.timed_out:
             return self._failed(held, timed_out(held.assignment.timeout))
         if error is not None:
-            return self._failed(held, error_of(error), error)
+            return self._failed(held, error_of(error))
         return self._succeeded(held, output)
 
     def _succeeded(self, held: _Attempt, output: Any) -> bytes:
@@ -223,14 +223,13 @@ class StepRunner:
         self,
         held: _Attempt,
         failure: RunError,
-        exc: BaseException | None = None,
         *,
         retryable: bool = True,
     ) -> bytes:
-        raised = None if exc is None else (type(exc), exc, own_frames(exc))
-        _log.warning(
-            "step failed", reason=failure.reason.value, error=failure.message, exc_info=raised
-        )
+        # as text: what renders exception objects may show the step's variables, and secrets
+        # with them, and takes long over large ones
+        trace = {"stack": failure.traceback} if failure.traceback else {}
+        _log.warning("step failed", reason=failure.reason.value, error=failure.message, **trace)
         return self._pack(held, Outcome.FAILED, error=failure, retryable=retryable)
 
     def _pack(

@@ -75,13 +75,11 @@ def declare_step(
     parents: Iterable[str | Callable[..., Any]],
 ) -> Callable[[F], F]:
     """The decorator that makes a method a step; see ``Ganger.step``."""
+    _check_parentheses(name, "step")
 
     def decorate(function: F) -> F:
         if not inspect.isfunction(function):
-            raise InvalidWorkflow(
-                f"step: decorates a method of a workflow class, not {function!r}; "
-                "write @app.step() with its parentheses"
-            )
+            raise InvalidWorkflow(f"step: decorates a method of a workflow class, not {function!r}")
         given = function.__name__.lower() if name is None else name
         place = f"step {given!r}"
         _check_name(given, place)
@@ -110,6 +108,7 @@ def declare_workflow(
     version: str,
 ) -> Callable[[C], C]:
     """The decorator that makes a class a workflow; see ``Ganger.workflow``."""
+    _check_parentheses(name, "workflow")
 
     def decorate(cls: C) -> C:
         if not isinstance(cls, type):
@@ -180,7 +179,7 @@ def _steps_of(cls: type, place: str) -> list[tuple[str, _Step]]:
     found: dict[str, _Step] = {}
     for base in reversed(cls.__mro__):
         for method, value in vars(base).items():
-            if isinstance(value, staticmethod | classmethod) and hasattr(value, _STEP):
+            if hasattr(getattr(value, "__func__", None), _STEP):
                 raise InvalidWorkflow(f"{place}: {method}: a step is a plain method, with self")
             step = getattr(value, _STEP, None)
             if isinstance(step, _Step):
@@ -221,6 +220,13 @@ def _definition(step: _Step, schedule_timeout: float) -> StepDefinition:
         step.retries,
         step.desired,
     )
+
+
+def _check_parentheses(name: object, decorator: str) -> None:
+    if callable(name):
+        raise InvalidWorkflow(
+            f"{decorator}: write @app.{decorator}() with its parentheses, above {name!r}"
+        )
 
 
 def _check_name(name: object, place: str) -> None:

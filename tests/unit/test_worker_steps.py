@@ -1,0 +1,350 @@
+"""How steps run and how they end."""
+
+import asyncio
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+from ganger import Context, InvalidInput
+from ganger_broker.messages import (
+    CancelAttempt,
+    FailureReason,
+    Heartbeat,
+    Outcome,
+    StepFinished,
+    StepStarted,
+)
+from tests.unit.fake_dispatcher import Working, working
+from tests.unit.steps import Scripted
+
+
+async def ended(found: Working, action: str, **fields: Any) -> StepFinished:
+    attempt = await found.dispatcher.assign(action, **fields)
+    return await found.dispatcher.ended(attempt)
+
+
+@pytest.mark.parametrize("action", ["scripted:a", "scripted:t"])
+async def test_a_step_has_its_run_and_its_worker(action: str) -> None:
+    def look(context: Context) -> dict[str, Any]:
+        return {
+            "input": context.workflow_input(),
+            "parent": context.step_output("first"),
+            "run": context.workflow_run_id(),
+            "step_run": context.step_run_id(),
+            "attempt": context.attempt_id(),
+            "retry": context.retry_count(),
+            "metadata": context.additional_metadata(),
+            "priority": context.priority(),
+            "worker": (context.worker.id(), context.worker.name(), context.worker.get_labels()),
+            "cancelled": (context.cancelled, context.exit_flag),
+        }
+
+    async def look_async(context: Context) -> dict[str, Any]:
+        return look(context)
+
+    async with working(Scripted(look_async, look), labels={"memory": 512}) as found:
+        fields = {"input": {"a": 1}, "parents": {"first": [1]}, "metadata": {"m": 2}}
+        end = await ended(found, action, attempt="r/s/3", retry_count=2, priority=3, **fields)
+        assert end.outcome is Outcome.SUCCEEDED
+        assert end.output == {
+            "input": {"a": 1},
+            "parent": [1],
+            "run": "r",
+            "step_run": "r/s",
+            "attempt": "r/s/3",
+            "retry": 2,
+            "metadata": {"m": 2},
+            "priority": 3,
+            "worker": ["w", "worker", {"memory": 512}],
+            "cancelled": [False, False],
+        }
+
+
+async def test_start_and_end_of_a_fast_step_share_a_body() -> None:
+    async with working(Scripted()) as found:
+        await ended(found, "scripted:a")
+        kinds = [type(event) for event in found.dispatcher.bodies[-1]]
+        assert kinds == [StepStarted, StepFinished]
+
+
+def test_the_output_of_a_step_that_is_no_parent_is_an_error() -> None:
+    async def look(context: Context) -> Any:
+        with pytest.raises(InvalidInput, match="'b' is not a parent of 'a'; its parents: first"):
+            context.step_output("b")
+        return "seen"
+
+    async def run() -> None:
+        async with working(Scripted(look)) as found:
+            end = await ended(found, "scripted:a", parents={"first": 1})
+            assert end.output == "seen"
+
+    asyncio.run(run())
+
+
+class Boom(Exception):
+    pass
+
+
+def explode(context: Context) -> None:
+    raise Boom("it broke")
+
+
+async def explode_async(context: Context) -> None:
+    explode(context)
+
+
+@pytest.mark.parametrize("action", ["scripted:a", "scripted:t"])
+async def test_an_exception_fails_the_step_with_type_message_and_traceback(action: str) -> None:
+    async with working(Scripted(explode_async, explode)) as found:
+        end = await ended(found, action)
+        assert (end.outcome, end.retryable) == (Outcome.FAILED, True)
+        assert end.error is not None
+        assert (end.error.reason, end.error.type) == (FailureReason.STEP_FAILED, "Boom")
+        assert end.error.message == "it broke"
+        assert end.error.traceback is not None
+        assert "in explode\n" in end.error.traceback
+        assert "runner.py" not in end.error.traceback  # from the user's frame on
+
+
+async def test_an_exception_without_a_text_and_one_too_long_are_told_as_well() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    async def mute(context: Context) -> None:
+        raise Mute
+
+    async def long(context: Context) -> None:
+        raise ValueError("\ud800" + "x" * 100_000)
+
+    async with working(Scripted(mute)) as found:
+        end = await ended(found, "scripted:a")
+        assert end.error is not None
+        assert "whose text cannot be had" in end.error.message
+    async with working(Scripted(long)) as found:
+        end = await ended(found, "scripted:a")
+        assert end.error is not None
+        assert end.error.message.startswith(r"\ud800xxx")
+        assert len(end.error.message) == 4000
+        assert end.error.traceback is not None
+        assert len(end.error.traceback) <= 16_001
+
+
+@pytest.mark.parametrize("action", ["scripted:a", "scripted:t"])
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), StopIteration(), asyncio.CancelledError()]
+)
+async def test_no_exception_of_a_step_ends_the_worker(action: str, error: BaseException) -> None:
+    def leave(context: Context) -> None:
+        if context.workflow_input():
+            raise error
+
+    async def leave_async(context: Context) -> None:
+        leave(context)
+
+    async with working(Scripted(leave_async, leave)) as found:
+        end = await ended(found, action, input={"leave": True})
+        assert end.outcome is Outcome.FAILED
+        after = await ended(found, action, attempt="run/x/2")
+        assert after.outcome is Outcome.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ({"a": {1: 2}}, "what scripted:a returned: $.a: the key 1 must be a string"),
+        ({"a": float("nan")}, "what scripted:a returned: $.a: nan has no JSON form"),
+        (b"x", "what scripted:a returned: $: builtins.bytes has no JSON form"),
+        ("x" * 5000, "what scripted:a returned: $: is 51"),
+    ],
+)
+async def test_an_output_that_cannot_be_sent_fails_the_step_for_good(
+    output: Any, said: str
+) -> None:
+    async def give(context: Context) -> Any:
+        return output
+
+    async with working(Scripted(give), max_message_bytes=4096) as found:
+        end = await ended(found, "scripted:a")
+        assert (end.outcome, end.retryable) == (Outcome.FAILED, False)
+        assert end.error is not None
+        assert end.error.message.startswith(said)
+
+
+async def test_an_output_just_small_enough_is_sent() -> None:
+    async def give(context: Context) -> Any:
+        return "x" * 3500
+
+    async with working(Scripted(give), max_message_bytes=4096) as found:
+        end = await ended(found, "scripted:a")
+        assert end.output == "x" * 3500
+
+
+# ── time and cancellation ─────────────────────────────────────────────────────────────
+
+
+async def test_an_async_step_is_cancelled_at_its_timeout() -> None:
+    cleaned_up = []
+
+    async def hang(context: Context) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            cleaned_up.append(True)
+
+    async with working(Scripted(hang)) as found:
+        end = await ended(found, "scripted:a", timeout=0.05)
+        assert (end.outcome, end.retryable) == (Outcome.FAILED, True)
+        assert end.error is not None
+        assert end.error.reason is FailureReason.TIMED_OUT
+        assert "0.05 s" in end.error.message
+        assert cleaned_up == [True]
+
+
+async def test_a_time_out_of_the_steps_own_is_not_ours() -> None:
+    async def impatient(context: Context) -> None:
+        async with asyncio.timeout(0):
+            await asyncio.get_running_loop().create_future()
+
+    async with working(Scripted(impatient)) as found:
+        end = await ended(found, "scripted:a")
+        assert end.error is not None
+        assert (end.error.reason, end.error.type) == (FailureReason.STEP_FAILED, "TimeoutError")
+
+
+async def test_a_step_in_a_thread_is_told_at_its_timeout() -> None:
+    def obedient(context: Context) -> str:
+        assert context.wait_cancelled(10)
+        return "late"
+
+    async with working(Scripted(None, obedient)) as found:
+        end = await ended(found, "scripted:t", timeout=0.05)
+        assert end.outcome is Outcome.FAILED
+        assert end.error is not None
+        assert end.error.reason is FailureReason.TIMED_OUT
+
+
+async def test_cancelling_an_async_step_ends_it() -> None:
+    async def hang(context: Context) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async with working(Scripted(hang)) as found:
+        attempt = await found.dispatcher.assign("scripted:a")
+        await found.dispatcher.began(attempt)
+        await found.dispatcher.send(CancelAttempt(attempt, "not wanted"))
+        end = await found.dispatcher.ended(attempt)
+        assert end.outcome is Outcome.CANCELLED
+        assert end.error is not None
+        assert (end.error.reason, end.error.message) == (FailureReason.CANCELLED, "not wanted")
+
+
+async def test_cancelling_a_step_in_a_thread_tells_it() -> None:
+    def obedient(context: Context) -> str:
+        assert context.wait_cancelled(10)
+        return "stopped"
+
+    async with working(Scripted(None, obedient)) as found:
+        attempt = await found.dispatcher.assign("scripted:t")
+        await found.dispatcher.began(attempt)
+        await found.dispatcher.send(CancelAttempt(attempt))
+        assert (await found.dispatcher.ended(attempt)).outcome is Outcome.CANCELLED
+
+
+async def test_an_attempt_cancelled_before_its_first_turn_does_not_run() -> None:
+    workflow = Scripted()
+    async with working(workflow, slots=4) as found:
+        runner = found.runtime._runner
+        begin = runner.begin
+
+        def begin_and_cancel(assignment: Any, delivery: Any) -> None:
+            begin(assignment, delivery)
+            runner.cancel(assignment.attempt, "at once")
+
+        runner.begin = begin_and_cancel  # type: ignore[method-assign]
+        end = await ended(found, "scripted:a")
+        assert end.outcome is Outcome.CANCELLED
+        assert workflow.ran == []
+
+
+async def test_cancelling_what_is_not_held_is_fine() -> None:
+    async with working(Scripted()) as found:
+        await found.dispatcher.send(CancelAttempt("run/a/7"))
+        assert (await ended(found, "scripted:a")).outcome is Outcome.SUCCEEDED
+        assert [event.attempt for event in found.dispatcher.of(StepFinished)] == ["run/a/1"]
+
+
+# ── slots, threads, logs ──────────────────────────────────────────────────────────────
+
+
+async def test_no_more_steps_run_at_once_than_there_are_slots() -> None:
+    workflow = Scripted()
+    async with working(workflow, slots=2) as found:
+        dispatcher = found.dispatcher
+        for number in range(4):
+            await dispatcher.assign("scripted:wait", f"r{number}/wait/1")
+        await dispatcher.hear(StepStarted, 4)  # all are picked up, and acknowledged
+        assert workflow.ran == ["r0/wait/1", "r1/wait/1"]
+        workflow.release.set()
+        await dispatcher.hear(StepFinished, 4)
+        assert len(workflow.ran) == 4
+
+
+async def test_threads_are_used_again() -> None:
+    import threading
+
+    def name(context: Context) -> str:
+        return threading.current_thread().name
+
+    async with working(Scripted(None, name), slots=4) as found:
+        names = {(await ended(found, "scripted:t", attempt=f"r/t/{n}")).output for n in range(5)}
+        assert names == {"w-1"}
+
+
+@pytest.mark.parametrize("action", ["scripted:a", "scripted:t"])
+async def test_every_line_of_a_step_says_whose_it_is(action: str) -> None:
+    captured = LogCapture()
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, captured])
+
+    def talk(context: Context) -> None:
+        context.log("hello", extra=1)
+
+    async def talk_async(context: Context) -> None:
+        talk(context)
+
+    try:
+        async with working(Scripted(talk_async, talk)) as found:
+            await ended(found, action, attempt="r/s/1")
+    finally:
+        structlog.reset_defaults()
+    (line,) = [entry for entry in captured.entries if entry["event"] == "hello"]
+    assert {key: line[key] for key in ("run", "attempt", "worker", "extra")} == {
+        "run": "r",
+        "attempt": "r/s/1",
+        "worker": "w",
+        "extra": 1,
+    }
+    assert line["step"] == action.partition(":")[2]
+
+
+async def test_a_step_that_nobody_registered_fails_and_says_so() -> None:
+    async with working(Scripted()) as found:
+        end = await ended(found, "scripted:other")
+        assert end.error is not None
+        assert "worker w has no such step" in end.error.message
+
+
+async def test_heartbeats_name_what_is_held() -> None:
+    workflow = Scripted()
+    async with working(workflow, heartbeat_interval=0.01) as found:
+        dispatcher = found.dispatcher
+        attempt = await dispatcher.assign("scripted:wait")
+        await dispatcher.until(
+            lambda: any(event.attempts == [attempt] for event in dispatcher.of(Heartbeat))
+        )
+        workflow.release.set()
+        await dispatcher.ended(attempt)
+        count = len(dispatcher.of(Heartbeat))
+        await dispatcher.hear(Heartbeat, count + 2)
+        assert dispatcher.of(Heartbeat)[-1].attempts == []

@@ -1,0 +1,232 @@
+"""What is wrong with a workflow is said where it is written."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from ganger import Context, Ganger, InvalidLabel, InvalidWorkflow, WorkerLabelComparator
+from ganger.workflow import bind, declaration_of
+
+app = Ganger(broker_url="memory://declarations")
+
+
+def declared(cls: type, **options: Any) -> Any:
+    return declaration_of(Ganger(broker_url="memory://x").workflow(**options)(cls)).definition
+
+
+class Base:
+    @app.step()
+    async def first(self, context: Context) -> None: ...
+
+
+def test_a_workflow_is_named_after_its_class_and_its_steps_after_their_methods() -> None:
+    class Caption:
+        @app.step()
+        async def Look(self, context: Context) -> None: ...  # noqa: N802 - it is lowered
+
+    definition = declared(Caption)
+    assert definition.name == "caption"
+    assert [step.name for step in definition.steps] == ["look"]
+
+
+def test_everything_given_is_in_the_definition() -> None:
+    class Caption:
+        @app.step(name="first", timeout="1m", retries=3, schedule_timeout=timedelta(seconds=7))
+        async def a(self, context: Context) -> None: ...
+
+        @app.step(
+            parents=[a],
+            desired_worker_labels={
+                "model": {"value": "m", "weight": 10},
+                "memory": {"value": 256, "comparator": WorkerLabelComparator.GREATER_THAN},
+            },
+        )
+        def b(self, context: Context) -> None: ...
+
+    definition = declared(
+        Caption, name="c", on_events=["image:new"], schedule_timeout="2m", version="v2"
+    )
+    assert (definition.name, definition.version, definition.on_events) == ("c", "v2", ["image:new"])
+    first, second = definition.steps
+    assert (first.name, first.timeout, first.retries, first.schedule_timeout) == ("first", 60, 3, 7)
+    assert (second.parents, second.schedule_timeout) == (["first"], 120)
+    assert second.desired_worker_labels == {
+        "model": {"value": "m", "comparator": "EQUAL", "required": False, "weight": 10},
+        "memory": {"value": 256, "comparator": "GREATER_THAN", "required": True},
+    }
+
+
+def test_steps_of_base_classes_count_and_can_be_overridden() -> None:
+    class Caption(Base):
+        @app.step(name="first", retries=2)
+        async def first(self, context: Context) -> None: ...
+
+        @app.step(parents=["first"])
+        async def second(self, context: Context) -> None: ...
+
+    assert [(step.name, step.retries) for step in declared(Caption).steps] == [
+        ("first", 2),
+        ("second", 0),
+    ]
+
+
+def test_a_bound_step_is_called_on_its_own_object() -> None:
+    class Caption:
+        def __init__(self, word: str) -> None:
+            self.word = word
+
+        @app.step()
+        def say(self, context: Context) -> str:
+            return self.word
+
+        @app.step()
+        async def asay(self, context: Context) -> str:
+            return self.word
+
+    declared(Caption)
+    bound = bind(Caption("hello"))
+    assert bound["caption:say"].call(None) == "hello"
+    assert {action: step.is_async for action, step in bound.items()} == {
+        "caption:say": False,
+        "caption:asay": True,
+    }
+
+
+def step(**options: Any) -> Callable[[], object]:
+    def declare() -> object:
+        @app.step(**options)
+        async def walk(self: object, context: Context) -> None: ...
+
+        return walk
+
+    return declare
+
+
+@pytest.mark.parametrize(
+    ("declare", "said"),
+    [
+        (step(name="Walk"), "step 'Walk': the name must be lower case"),
+        (step(name=""), "step '': the name must be"),
+        (step(timeout="soon"), "step 'walk': timeout: 'soon' must be"),
+        (step(timeout=0), "step 'walk': timeout: 0 must be a positive"),
+        (step(schedule_timeout=-1), "step 'walk': schedule_timeout: -1 must be"),
+        (step(retries=-1), "step 'walk': retries: -1 must be a whole number"),
+        (step(retries=True), "step 'walk': retries: True must be a whole number"),
+        (step(parents="a"), "step 'walk': parents: 'a' must be a list"),
+        (step(parents=[1]), "step 'walk': parents: 1 is neither"),
+    ],
+)
+def test_a_bad_step_is_refused_where_it_is_declared(
+    declare: Callable[[], object], said: str
+) -> None:
+    with pytest.raises(InvalidWorkflow) as caught:
+        declare()
+    assert said in str(caught.value)
+
+
+def test_a_bad_desired_label_is_refused_with_step_and_key() -> None:
+    with pytest.raises(InvalidLabel) as caught:
+        step(desired_worker_labels={"memory": {"value": 1, "comparator": "ABOUT"}})()
+    assert "step 'walk': desired_worker_labels.memory.comparator: 'ABOUT'" in str(caught.value)
+
+
+def test_a_step_must_take_self_and_context() -> None:
+    with pytest.raises(InvalidWorkflow, match=r"step 'walk': must take \(self, context\)"):
+
+        @app.step()
+        async def walk(self: object) -> None: ...
+
+
+def test_a_generator_is_no_step() -> None:
+    with pytest.raises(InvalidWorkflow, match="is a generator"):
+
+        @app.step()
+        def walk(self: object, context: Context) -> Any:
+            yield 1
+
+
+@pytest.mark.parametrize("decorator", ["step", "workflow"])
+def test_a_decorator_without_parentheses_is_explained(decorator: str) -> None:
+    with pytest.raises(InvalidWorkflow, match=rf"write @app\.{decorator}\(\) with its paren"):
+        getattr(app, decorator)(Base)
+
+
+def test_what_is_no_function_is_no_step() -> None:
+    with pytest.raises(InvalidWorkflow, match="decorates a method of a workflow class, not 3"):
+        app.step()(3)  # type: ignore[type-var]
+
+
+def workflow_with(*names: str, parents: dict[str, list[str]] | None = None) -> type:
+    given = parents or {}
+    members = {}
+    for at, name in enumerate(names):
+
+        async def run(self: object, context: Context) -> None: ...
+
+        members[f"m{at}"] = app.step(name=name, parents=given.get(name, ()))(run)
+    return type("Walk", (), members)
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "said"),
+    [
+        (type("Walk", (), {}), {}, "workflow 'walk': has no steps"),
+        (workflow_with("a"), {"name": "Ä"}, "workflow 'Ä': the name must be lower case"),
+        (workflow_with("a"), {"on_events": "x"}, "workflow 'walk': on_events: 'x' must be a list"),
+        (workflow_with("a"), {"version": 2}, "workflow 'walk': version: 2 must be a string"),
+        (workflow_with("a"), {"schedule_timeout": "?"}, "workflow 'walk': schedule_timeout: '?'"),
+        (workflow_with("a", "a"), {}, "workflow 'walk': has two steps named 'a'"),
+        (workflow_with("a", parents={"a": ["b"]}), {}, "there is no step 'b'; there are a"),
+        (workflow_with("a", "b", parents={"a": ["b"], "b": ["a"]}), {}, "the parents make a cycle"),
+        (workflow_with("a", parents={"a": ["a"]}), {}, "the parents make a cycle: a → a"),
+    ],
+)
+def test_a_bad_workflow_is_refused_where_it_is_declared(
+    cls: type, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidWorkflow) as caught:
+        declared(cls, **options)
+    assert said in str(caught.value)
+
+
+def test_a_static_step_is_refused() -> None:
+    class Walk:
+        @staticmethod
+        @app.step()
+        async def walk(self: object, context: Context) -> None: ...
+
+    with pytest.raises(InvalidWorkflow, match="workflow 'walk': walk: a step is a plain method"):
+        declared(Walk)
+
+
+def test_an_app_has_one_workflow_of_a_name() -> None:
+    own = Ganger(broker_url="memory://x")
+    own.workflow(name="walk")(workflow_with("a"))
+    with pytest.raises(InvalidWorkflow, match="workflow 'walk' is declared already"):
+        own.workflow(name="walk")(workflow_with("a"))
+    assert list(own.workflows) == ["walk"]
+
+
+def test_what_is_not_a_workflow_cannot_be_registered() -> None:
+    worker = app.worker("w")
+    with pytest.raises(InvalidWorkflow, match="is not a workflow: decorate its class"):
+        worker.register_workflow(object())
+
+
+def test_a_workflow_class_that_needs_arguments_is_registered_as_an_object() -> None:
+    class Walk:
+        def __init__(self, pace: int) -> None: ...
+
+        @app.step()
+        async def walk(self, context: Context) -> None: ...
+
+    declared(Walk)
+    worker = app.worker("w")
+    with pytest.raises(InvalidWorkflow, match="Walk cannot be made without arguments"):
+        worker.register_workflow(Walk)
+    worker.register_workflow(Walk(3))
+    assert worker.workflows == ["walk"]
+    with pytest.raises(InvalidWorkflow, match="has a workflow 'walk'"):
+        worker.register_workflow(Walk(4))
