@@ -5,6 +5,7 @@ on first use), so keys that nobody desires cost nothing.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,16 @@ class Fleet:
         self._action_set = np.full(capacity, -1, np.int32)
         self._open = np.zeros(capacity, np.bool_)
         self._view()
+
+    def _arrays(self) -> list[npt.NDArray[Any]]:
+        return [
+            self._keys,
+            self._slots,
+            self._used,
+            self._given,
+            self._action_set,
+            self._open,
+        ]
 
     def _view(self) -> None:
         # memoryviews read and write single numbers several times faster than NumPy does
@@ -132,10 +143,9 @@ class Fleet:
         return row
 
     def _grow(self, capacity: int) -> None:
-        held = self._keys, self._slots, self._used, self._given, self._action_set, self._open
+        held = self._arrays()
         self._allocate(capacity)
-        now = self._keys, self._slots, self._used, self._given, self._action_set, self._open
-        for old, new in zip(held, now, strict=True):
+        for old, new in zip(held, self._arrays(), strict=True):
             new[: len(old)] = old
         for column in self._columns.values():
             column.grow(capacity)
