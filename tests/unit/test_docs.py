@@ -1,14 +1,18 @@
 """What the docs say of tables in the code is what the code says."""
 
+import inspect
 import re
 from pathlib import Path
 
+from ganger_broker.keys import Keys
 from ganger_broker.labels import WorkerLabelComparator
 from ganger_broker.topology import DELIVERY_LIMIT, Queue, Topology
 from ganger_dispatcher.core.states import TRANSITIONS
 from ganger_dispatcher.explanation import Code
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+CORE = ROOT / "dispatcher" / "ganger_dispatcher" / "core"
 
 
 def test_the_transitions_in_the_architecture_are_those_of_the_table() -> None:
@@ -32,3 +36,19 @@ def test_the_queues_in_the_architecture_are_those_declared() -> None:
     shared = [item.name for item in Topology().shared() if isinstance(item, Queue)]
     assert all(f"`{name}`" in text for name in shared)
     assert f"delivery limit {DELIVERY_LIMIT}" in text
+
+
+def test_redis_page_names_every_key_counter_and_feed_entry() -> None:
+    text = (DOCS / "redis.md").read_text()
+    for name, member in vars(Keys).items():
+        if isinstance(member, property):
+            assert f"`{getattr(Keys(), name)}`" in text
+        elif inspect.isfunction(member) and not name.startswith("_"):
+            (parameter,) = list(inspect.signature(member).parameters)[1:]
+            stands_for = "<name>" if parameter == "name" else "<id>"
+            assert f"`{getattr(Keys(), name)(stands_for)}`" in text
+    sources = "".join(path.read_text() for path in CORE.glob("*.py"))
+    for kind in re.findall(r'Note\(\s*"(\w+)"', sources):
+        assert f"`{kind}`" in text
+    for counter in re.findall(r'Count\(\s*"(\w+)"', sources):
+        assert f"`{counter}`" in text
