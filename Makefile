@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-RUN := $(BIN)/python tools/with_services.py --
+RUN := $(BIN)/python -m tools.with_services --
 BENCH := .venv-bench
 
 .DEFAULT_GOAL := help

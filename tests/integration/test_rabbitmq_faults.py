@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import aiormq
 import pytest
 from structlog.testing import capture_logs
+from tools.private_servers import MAX_MESSAGE_SIZE, PrivateRabbit, start_rabbitmq
 from yarl import URL
 
 from ganger_broker.errors import TransportClosed, TransportError
@@ -15,7 +16,6 @@ from ganger_broker.rabbitmq import RabbitTransport, session
 from ganger_broker.topology import Binding, Exchange, Queue, QueueType
 from ganger_broker.transport import Delivery, Outgoing, Published
 from tests.inbox import PATIENCE, Inbox
-from tests.private_servers import MAX_MESSAGE_SIZE, PrivateRabbit, start_rabbitmq
 
 BROKER_URL = os.environ.get("GANGER_BROKER_URL", "amqp://guest:guest@127.0.0.1:5672/")
 NOBODY = "amqp://guest:guest@127.0.0.1:1/"

@@ -1,6 +1,6 @@
-"""RabbitMQ and Redis servers of a test's own, to stop, kill and start again.
+"""RabbitMQ and Redis servers of our own, to stop, kill and start again.
 
-They listen on 127.0.0.1 on free ports and keep their data in a directory of the test's.
+They listen on 127.0.0.1 on free ports and keep their data in a directory that is given.
 """
 
 import os
@@ -16,15 +16,14 @@ from pathlib import Path
 START_DEADLINE = 90.0
 """Seconds; RabbitMQ takes five on an idle machine."""
 POLL_INTERVAL = 0.1
-DEBIAN_RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server"
-"""Debian's /usr/sbin/rabbitmq-server insists on being root or rabbitmq; this one does not."""
-
 MAX_MESSAGE_SIZE = 16 * 2**20
 """Bytes; the default of RabbitMQ 4, for older ones as well."""
 
 
 class PrivateServer:
     """A server process of ours, and only that one: it is signalled by its process id."""
+
+    url: str
 
     def __init__(self, command: list[str], environment: dict[str, str], directory: Path) -> None:
         self._command = command
@@ -107,8 +106,7 @@ class PrivateRabbit(PrivateServer):
             "RABBITMQ_MNESIA_BASE": str(directory / "mnesia"),
             "RABBITMQ_LOG_BASE": str(directory / "log"),
         }
-        program = DEBIAN_RABBITMQ if os.path.exists(DEBIAN_RABBITMQ) else _find("rabbitmq-server")
-        super().__init__([program], environment, directory)
+        super().__init__([_program("rabbitmq-server")], environment, directory)
 
     def answers(self) -> bool:
         """Whether it speaks AMQP: its ports are open well before it does."""
@@ -127,7 +125,7 @@ class PrivateRedis(PrivateServer):
         self.port = _free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory)]
-        command = [_find("redis-server"), *options, "--appendonly", "yes", "--save", ""]
+        command = [_program("redis-server"), *options, "--appendonly", "yes", "--save", ""]
         super().__init__(command, {}, directory)
 
     def answers(self) -> bool:
@@ -163,10 +161,18 @@ def _poll(condition: Callable[[], bool], what: str) -> None:
     raise TimeoutError(f"waited {START_DEADLINE:.0f} s for {what}")
 
 
-def _find(program: str) -> str:
-    found = shutil.which(program)
+def find(program: str) -> str | None:
+    """An installed server, also where a user's PATH does not lead."""
+    places = ["/usr/lib/rabbitmq/bin", os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]
+    # Debian's /usr/sbin/rabbitmq-server insists on being root or rabbitmq; the first does not
+    places += ["/opt/homebrew/sbin", "/opt/homebrew/bin"]
+    return shutil.which(program, path=os.pathsep.join(places))
+
+
+def _program(name: str) -> str:
+    found = find(name)
     if found is None:
-        raise RuntimeError(f"{program} is not installed: the fault tests need one to restart")
+        raise RuntimeError(f"{name} is not installed")
     return found
 
 
