@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
 from tools import with_services
 from tools.with_services import Missing, Service
 
