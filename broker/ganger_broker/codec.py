@@ -6,14 +6,23 @@ into the structs of ``ganger_broker.messages``, and what is wrong raises an
 ``InvalidMessage`` whose text names the field, such as ``$.priority``.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgpack
 import msgspec
 
 from .errors import InvalidLabel, MalformedMessage, OversizedMessage
-from .labels import parse_desired
-from .messages import CancelRun, Event, RunResult, ToWorker, Trigger, WorkflowDefinition
+from .labels import check_labels, parse_desired
+from .messages import (
+    CancelRun,
+    Event,
+    LabelsChanged,
+    RunResult,
+    ToWorker,
+    Trigger,
+    WorkerRegistered,
+)
 
 __all__ = [
     "JSON",
@@ -63,7 +72,7 @@ def decode_trigger(body: bytes, content_type: str | None, limit: int) -> Trigger
     ``content_type`` None or empty means: JSON if it begins with ``{``, else MessagePack.
     """
     trigger = _decode(body, content_type, Trigger, limit)
-    _check_desired(trigger.desired_worker_labels, "$.desired_worker_labels")
+    _check(parse_desired, trigger.desired_worker_labels, "$.desired_worker_labels")
     return trigger
 
 
@@ -76,11 +85,14 @@ def decode_events(body: bytes, limit: int) -> list[Event]:
     """A worker's list of events, the definitions in it checked as well."""
     events = _decode(body, MSGPACK, list[Event], limit)
     for index, event in enumerate(events):
-        workflows: list[WorkflowDefinition] = getattr(event, "workflows", [])
-        for nth, workflow in enumerate(workflows):
-            for at, step in enumerate(workflow.steps):
-                place = f"$[{index}].workflows[{nth}].steps[{at}].desired_worker_labels"
-                _check_desired(step.desired_worker_labels, place)
+        if isinstance(event, LabelsChanged):
+            _check(check_labels, event.upsert, f"$[{index}].upsert")
+        elif isinstance(event, WorkerRegistered):
+            _check(check_labels, event.labels, f"$[{index}].labels")
+            for nth, workflow in enumerate(event.workflows):
+                for at, step in enumerate(workflow.steps):
+                    place = f"$[{index}].workflows[{nth}].steps[{at}].desired_worker_labels"
+                    _check(parse_desired, step.desired_worker_labels, place)
     return events
 
 
@@ -101,11 +113,11 @@ def kind_of(content_type: str | None, body: bytes) -> str:
     return content_type.split(";")[0].strip().lower()
 
 
-def _check_desired(desired: dict[str, Any], place: str) -> None:
-    if not desired:
+def _check(check: Callable[[object, str], object], given: dict[str, Any], place: str) -> None:
+    if not given:
         return
     try:
-        parse_desired(desired, place)
+        check(given, place)
     except InvalidLabel as exc:
         raise MalformedMessage(str(exc)) from exc
 

@@ -27,6 +27,9 @@ from .states import StepStatus
 
 __all__ = ["Core", "Fact"]
 
+_LOOK_AGAIN = 1000
+"""Milliseconds until a silent worker is looked at again while events are still unread."""
+
 Fact = (
     Event
     | TriggerReceived
@@ -56,9 +59,9 @@ class Core:
     def handle(self, fact: Fact, now: int) -> list[Effect]:
         """What is to be done because of ``fact`` at ``now`` (ms), in order."""
         state = self.state
-        silent_for = now - state.now if state.now else 0
+        late = now - state.wake_at if state.wake_at is not None else 0
         state.now = now
-        if silent_for > state.policy.worker_timeout // 2:
+        if late > state.policy.worker_timeout // 2:
             # this process was held up: what the workers said meanwhile is still in the queue
             workers.fresh_deadlines(state)
         state.effects = []
@@ -77,7 +80,7 @@ class Core:
             case AssignmentReturned():
                 workers.returned(state, fact)
             case TimePassed():
-                self._time_passed()
+                self._time_passed(fact)
             case BrokerRestored():
                 workers.fresh_deadlines(state)
             case WorkerRegistered():
@@ -104,14 +107,17 @@ class Core:
             case WorkerLeft():
                 workers.left(state, event, worker)
 
-    def _time_passed(self) -> None:
+    def _time_passed(self, fact: TimePassed) -> None:
         state = self.state
         for timer in state.due():
             match timer.kind:
                 case "pending":
                     steps.schedule_timed_out(state, timer.name)
-                case "worker":
+                case "worker" if fact.caught_up:
                     workers.silence(state, timer.name)
+                case "worker":
+                    # its word may be among what is still to be read
+                    state.wake(state.now + _LOOK_AGAIN, "worker", timer.name)
                 case "held":
                     triggers.hold_is_over(state, timer.name)
 
@@ -124,6 +130,7 @@ class Core:
             state.workflows[definition.name] = Workflow(definition)
         for worker in sorted(snapshot.workers, key=lambda w: (w.given_at, w.registered_at, w.id)):
             worker.heartbeat_at = now
+            worker.attempts = dict.fromkeys(worker.attempts, now)
             if worker.state is WorkerState.UNREACHABLE:
                 worker.state = WorkerState.READY
             state.workers[worker.id] = worker

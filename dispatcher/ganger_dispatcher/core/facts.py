@@ -56,4 +56,6 @@ class BrokerRestored(msgspec.Struct, frozen=True):
 
 
 class TimePassed(msgspec.Struct, frozen=True):
-    """A wake-up that was asked for."""
+    """A wake-up that was asked for. ``caught_up``: all that workers said so far has been read."""
+
+    caught_up: bool = True

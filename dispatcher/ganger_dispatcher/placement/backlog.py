@@ -9,7 +9,7 @@ that want ``customer = …`` cost a worker without that label nothing.
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Mapping
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from ganger_broker.labels import Condition, LabelValue, Requirement, WorkerLabelComparator
@@ -17,6 +17,9 @@ from ganger_broker.labels import Condition, LabelValue, Requirement, WorkerLabel
 __all__ = ["Backlog", "PendingStep"]
 
 Op = WorkerLabelComparator
+
+_SLACK = 64
+"""Turns of steps that are gone which a queue may hold beyond one a pending step."""
 
 _ABOVE = {Op.GREATER_THAN, Op.GREATER_THAN_OR_EQUAL}
 _BELOW = {Op.LESS_THAN, Op.LESS_THAN_OR_EQUAL}
@@ -190,6 +193,15 @@ class Backlog:
             guards.remove(requirement)
             if not guards:
                 del self._guards[requirement.action]
+        elif len(self._queues[requirement]) > 2 * self._counts[requirement] + _SLACK:
+            self._tidy(requirement)
+
+    def _tidy(self, requirement: Requirement) -> None:
+        """Drop the turns of steps that are pending no more."""
+        turns = self._turn_of
+        live = [turn for turn in self._queues[requirement] if turns.get(turn.step_run) is turn]
+        heapify(live)
+        self._queues[requirement] = live
 
     def open_to(
         self, actions: frozenset[str], labels: Mapping[str, LabelValue]

@@ -1,0 +1,380 @@
+"""One leadership, from a lease with its epoch to its end: facts to the core, effects out.
+
+The order is the guarantee. A batch of deliveries becomes facts, facts become effects;
+what they store is committed in one script, then what they send is published, then the
+deliveries are acknowledged. A crash between any two of these loses nothing.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, TypeVar
+from uuid import uuid4
+
+import structlog
+
+from ganger_broker.errors import EpochSuperseded, StoreError, TransportClosed, TransportError
+from ganger_broker.settings import Settings
+from ganger_broker.transport import Delivery, Published, Subscription, Transport
+
+from .core.core import Core, Fact
+from .core.effects import Assign, Bury, DeleteQueue, Effect, Reply
+from .core.facts import AssignmentReturned, BrokerRestored, TimePassed, TriggerReceived
+from .core.state import Policy
+from .intake import read
+from .outgoing import Sendable, pack, sendable
+from .store.redis_store import Message, RedisStore
+
+__all__ = ["Term", "policy_of"]
+
+T = TypeVar("T")
+
+_log = structlog.get_logger("ganger.dispatcher")
+
+_BATCHES_IN_FLIGHT = 16
+"""Committed batches whose messages are not confirmed yet, at most."""
+_PRUNE_EVERY = 60.0
+"""Seconds between looks for runs whose retention is over."""
+_STORE_RETRY = 0.2
+"""Seconds between tries while Redis is away."""
+
+
+def policy_of(settings: Settings) -> Policy:
+    """The core's durations, ms."""
+    return Policy(
+        worker_timeout=round(settings.worker_timeout * 1000),
+        pickup_deadline=round(settings.pickup_deadline * 1000),
+        hold=round(settings.hold * 1000),
+    )
+
+
+class Received(NamedTuple):
+    """A delivery and the queue it came from."""
+
+    delivery: Delivery
+    queue: str
+
+    def __hash__(self) -> int:
+        return id(self.delivery)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Received) and other.delivery is self.delivery
+
+
+class Poisoned(Exception):
+    """The core failed on what this delivery says."""
+
+    def __init__(self, received: Received) -> None:
+        super().__init__(received)
+        self.received = received
+
+
+class Term:
+    """One leadership: from a lease with its epoch to its end."""
+
+    def __init__(
+        self,
+        dispatcher_id: str,
+        epoch: int,
+        settings: Settings,
+        transport: Transport,
+        store: RedisStore,
+        clock: Callable[[], int],
+    ) -> None:
+        self._dispatcher_id = dispatcher_id
+        self._epoch = epoch
+        self._settings = settings
+        self._transport = transport
+        self._store = store
+        self._clock = clock
+        self._topology = settings.topology()
+        self._log = _log.bind(dispatcher=dispatcher_id, epoch=epoch)
+        self._core = Core(policy_of(self._settings))
+        self._inbox: deque[Received] = deque()
+        self._unsettled: dict[tuple[str, Any], Received] = {}
+        self._facts: deque[Fact] = deque()
+        self._something = asyncio.Event()
+        self._over = asyncio.Event()
+        self._subscriptions: dict[str, Subscription] = {}
+        self._in_flight = asyncio.Semaphore(_BATCHES_IN_FLIGHT)
+        self._sending: set[asyncio.Task[None]] = set()
+        self._sent: list[str] = []
+        self._messages = 0
+        # a term after a failure may have the same epoch: its messages need other names
+        self._names = f"{epoch}-{uuid4().hex[:8]}"
+
+    async def serve(self, on_leading: Callable[[], None]) -> None:
+        """Take over, call ``on_leading``, and lead until ``end`` is called.
+
+        Raises:
+            EpochSuperseded: another dispatcher leads.
+            StoreError: Redis is away and it is to end.
+        """
+        keeping = asyncio.create_task(self._keep_lease())
+        keeping.add_done_callback(lambda _: self.end())
+        try:
+            await self._take_over()
+            await self._consume()
+            self._log.info("leading")
+            on_leading()
+            await self._work()
+            if keeping.done():
+                keeping.result()
+        except Poisoned as poisoned:
+            # the core may be half changed: bury it, and begin again from what is stored
+            await self._bury(poisoned)
+        finally:
+            keeping.cancel()
+            await self._give_back()
+
+    def end(self) -> None:
+        """End soon: commit and send what is being handled, give the rest back."""
+        self._over.set()
+        self._something.set()
+
+    async def _keep_lease(self) -> None:
+        """Renew the lease, and prune now and then; ends when the lease is another's."""
+        lease = round(self._settings.lease * 1000)
+        pruned = time.monotonic()
+        while True:
+            await asyncio.sleep(self._settings.lease / 3)
+            try:
+                epoch, _ = await self._store.lease(self._dispatcher_id, lease)
+                if epoch != self._epoch:
+                    raise EpochSuperseded(f"epoch {self._epoch} is over")
+                if time.monotonic() - pruned > _PRUNE_EVERY:
+                    pruned = time.monotonic()
+                    await self._store.prune(self._clock() - round(self._settings.retention * 1000))
+            except EpochSuperseded:
+                raise
+            except StoreError as exc:
+                # commits are fenced by the epoch, so trying on is safe
+                self._log.warning("store_unreachable", error=str(exc))
+
+    async def _take_over(self) -> None:
+        await self._transport.declare(self._topology.shared())
+        snapshot = await self._store.load()
+        outbox = await self._store.outbox()
+        effects = self._core.restore(snapshot, self._clock())
+        self._log.info(
+            "taking_over",
+            workers=len(snapshot.workers),
+            runs=len(snapshot.runs),
+            held=len(snapshot.held),
+            unsent=len(outbox),
+        )
+        await self._carry_out(effects, [])
+        await self._in_flight.acquire()
+        self._spawn(self._finish(list(outbox.values()), list(outbox), [], []))
+
+    async def _consume(self) -> None:
+        # twice the batch: one batch is worked on while the next one arrives
+        for queue in (self._topology.triggers, self._topology.events):
+            self._subscriptions[queue] = await self._transport.consume(
+                queue,
+                lambda delivery, queue=queue: self._receive(delivery, queue),  # type: ignore[misc]
+                prefetch=2 * self._settings.batch,
+            )
+
+    def _receive(self, delivery: Delivery, queue: str) -> None:
+        received = self._unsettled[queue, delivery.tag] = Received(delivery, queue)
+        self._inbox.append(received)
+        self._something.set()
+
+    def reconnected(self) -> None:
+        """The broker was away and is back."""
+        self._facts.append(BrokerRestored())
+        self._something.set()
+
+    # ── the loop ──────────────────────────────────────────────────────────────────────
+
+    async def _work(self) -> None:
+        while True:
+            await self._wait()
+            if self._over.is_set():
+                return
+            own: list[Fact] = list(self._facts)
+            self._facts.clear()
+            if self._due():
+                own.append(TimePassed(caught_up=self._caught_up()))
+            most = min(len(self._inbox), self._settings.batch)
+            batch = [self._inbox.popleft() for _ in range(most)]
+            limit = self._settings.max_message_bytes
+            facts = {received: read(received.delivery, limit) for received in batch}
+            await self._look_up_ended(facts)
+            effects = self._decide(own, facts)
+            await self._carry_out(effects, batch)
+
+    def _decide(self, own: list[Fact], facts: dict["Received", list[Fact]]) -> list[Effect]:
+        """Feed the core; a delivery that it cannot handle is named."""
+        now = self._clock()
+        effects: list[Effect] = []
+        for fact in own:
+            effects += self._core.handle(fact, now)
+        for received, those in facts.items():
+            try:
+                for fact in those:
+                    effects += self._core.handle(fact, now)
+            except Exception as exc:
+                raise Poisoned(received) from exc
+        return effects
+
+    def _caught_up(self) -> bool:
+        """Whether all that workers said and that has arrived here was handled."""
+        return not any(received.queue == self._topology.events for received in self._inbox)
+
+    def _due(self) -> bool:
+        wake_at = self._core.wake_at
+        return wake_at is not None and wake_at <= self._clock()
+
+    async def _wait(self) -> None:
+        """Until there is something to handle or a wake-up is due."""
+        if self._inbox or self._facts or self._due():
+            await asyncio.sleep(0)
+            return
+        self._something.clear()
+        wake_at = self._core.wake_at
+        left = None if wake_at is None else max(0, wake_at - self._clock()) / 1000
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                await self._something.wait()
+
+    async def _look_up_ended(self, facts: dict["Received", list[Fact]]) -> None:
+        """Give triggers of runs that have ended their results: the core knows only live ones."""
+        runs = self._core.state.runs
+        asked = [
+            (those, fact)
+            for those in facts.values()
+            for fact in those
+            if isinstance(fact, TriggerReceived) and fact.run_id not in runs
+        ]
+        if not asked:
+            return
+        run_ids = [fact.run_id for _, fact in asked]
+        ended = await self._persist(lambda: self._store.ended(run_ids))
+        for those, fact in asked:
+            if fact.run_id in ended:
+                those[:] = [
+                    TriggerReceived(fact.trigger, fact.run_id, fact.reply, ended[fact.run_id])
+                ]
+
+    async def _carry_out(self, effects: list[Effect], batch: list[Received]) -> None:
+        """Commit, then publish and acknowledge in the background, in order."""
+        messages = sendable(effects)
+        outbox: dict[str, Message] = {}
+        names: list[str | None] = []
+        for message in messages:
+            keep = isinstance(message, Reply) or (isinstance(message, Bury) and message.keep)
+            name = self._name() if keep else None
+            names.append(name)
+            if name is not None:
+                outbox[name] = message  # type: ignore[assignment]
+        sent, self._sent = self._sent, []
+        await self._persist(lambda: self._store.commit(self._epoch, effects, outbox, sent))
+        await self._in_flight.acquire()
+        gone = [effect.worker for effect in effects if isinstance(effect, DeleteQueue)]
+        self._spawn(self._finish(messages, names, batch, gone))
+
+    def _name(self) -> str:
+        self._messages += 1
+        return f"{self._names}-{self._messages}"
+
+    async def _persist(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask Redis, again and again while it is away; the core's state waits meanwhile."""
+        while True:
+            try:
+                return await ask()
+            except EpochSuperseded:
+                raise
+            except StoreError as exc:
+                if self._over.is_set():
+                    raise
+                self._log.warning("store_unreachable", error=str(exc))
+                await asyncio.sleep(_STORE_RETRY)
+
+    # ── sending ───────────────────────────────────────────────────────────────────────
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _finish(
+        self,
+        messages: Sequence[Sendable],
+        names: Sequence[str | None],
+        batch: list[Received],
+        gone: list[str],
+    ) -> None:
+        """Publish what was committed, then acknowledge what it came from.
+
+        Tasks start in the order of the commits, and ``publish`` keeps the order of its
+        calls: a worker is told in the order in which the core decided.
+        """
+        try:
+            if messages:
+                packed = [pack(message, self._topology) for message in messages]
+                outcomes = await self._transport.publish(packed)
+                for message, name, outcome in zip(messages, names, outcomes, strict=True):
+                    self._published(message, name, outcome)
+            self._settle(batch)
+            for worker in gone:
+                await self._transport.delete_queue(self._topology.worker_queue(worker))
+        except TransportClosed:
+            pass  # not acknowledged: it all comes again
+        except Exception:
+            self._log.exception("sending_failed")
+            self.end()
+        finally:
+            self._in_flight.release()
+
+    def _published(self, message: Sendable, name: str | None, outcome: Published) -> None:
+        if isinstance(message, Assign):
+            if outcome is not Published.CONFIRMED:
+                attempt = message.assignment.attempt
+                self._facts.append(AssignmentReturned(message.worker, attempt, no_queue=True))
+                self._something.set()
+            return
+        unwanted = outcome is Published.RETURNED and not isinstance(message, Bury)
+        if outcome is not Published.CONFIRMED and not unwanted:
+            what = type(message).__name__
+            raise TransportError(f"the broker did not keep a {what}: {outcome.value}")
+        if name is not None:
+            # a reply that nobody waits for any more was returned, and is done with as well
+            self._sent.append(name)
+
+    def _settle(self, batch: list["Received"]) -> None:
+        """Acknowledge."""
+        for queue, subscription in self._subscriptions.items():
+            done = [received.delivery for received in batch if received.queue == queue]
+            if done:
+                subscription.ack(done)
+        for received in batch:
+            self._unsettled.pop((received.queue, received.delivery.tag), None)
+
+    async def _bury(self, poisoned: "Poisoned") -> None:
+        """Dead-letter a delivery that the core cannot handle, so that it does not come again."""
+        received = poisoned.received
+        delivery = received.delivery
+        self._log.error("poisoned", routing_key=delivery.routing_key, exc_info=poisoned.__cause__)
+        detail = f"the dispatcher failed on it: {poisoned.__cause__!r}"
+        effect = Bury(
+            delivery.body, delivery.content_type, delivery.routing_key, "internal_error", detail
+        )
+        await self._transport.publish([pack(effect, self._topology)])
+        self._settle([received])
+
+    async def _give_back(self) -> None:
+        """Stop consuming; send what was committed; the rest is for the next leader."""
+        for subscription in self._subscriptions.values():
+            await subscription.cancel()
+        if self._sending:
+            await asyncio.wait(list(self._sending), timeout=self._settings.lease)
+        for queue, subscription in self._subscriptions.items():
+            left = [r.delivery for r in self._unsettled.values() if r.queue == queue]
+            if left:
+                subscription.requeue(left)
+        self._unsettled.clear()
+        self._inbox.clear()
