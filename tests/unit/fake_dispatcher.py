@@ -1,7 +1,7 @@
 """A dispatcher that follows the test's script, on a broker in memory."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -9,7 +9,7 @@ from ganger.live_labels import LiveLabels
 from ganger.runtime import WorkerRuntime
 from ganger.workflow import bind, declaration_of
 from ganger_broker.codec import decode_events, encode
-from ganger_broker.memory import MemoryBroker, MemoryTransport
+from ganger_broker.memory import MemoryBroker, MemorySubscription, MemoryTransport
 from ganger_broker.messages import (
     Assignment,
     Event,
@@ -21,7 +21,7 @@ from ganger_broker.messages import (
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Delivery, Outgoing, Published, Subscription
 
-__all__ = ["PATIENCE", "FakeDispatcher", "FlakyTransport", "run_worker", "working"]
+__all__ = ["PATIENCE", "FakeDispatcher", "FlakyTransport", "Working", "working"]
 
 PATIENCE = 10.0
 """Seconds until what should have happened counts as not happening."""
@@ -108,63 +108,85 @@ class FakeDispatcher:
         await self.send(Assignment(attempt=attempt, workflow=workflow, step=step, **fields))
         return attempt
 
-    def depth(self, queue: str) -> int:
-        return self.broker.depth(queue)
-
 
 class FlakyTransport(MemoryTransport):
-    """Says first what the script says of what is published, and loses connections on order."""
+    """Does first with what is published what the script says, waits where the gate is shut,
+    and notes what is acknowledged."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         super().__init__(broker)
         self.script: list[Published] = []
         self.published: list[Outgoing] = []
-        self.gate: asyncio.Event | None = None
-        self._callbacks: list[Callable[[], Any]] = []
+        self.acknowledged: list[bytes] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self._changed = asyncio.Event()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something published or acknowledged that makes it hold."""
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
 
     async def publish(self, messages: Sequence[Outgoing]) -> list[Published]:
+        self.published += messages
+        self._changed.set()
+        await self.gate.wait()
         if self.script:
             return [self.script.pop(0) for _ in messages]
-        self.published += messages
-        if self.gate is not None:
-            await self.gate.wait()
         return await super().publish(messages)
 
-    def on_reconnect(self, callback: Callable[[], Any]) -> None:
-        self._callbacks.append(callback)
+    async def consume(self, *args: Any, **options: Any) -> MemorySubscription:
+        subscription = await super().consume(*args, **options)
+        acknowledge = subscription.ack
 
-    async def reconnect(self) -> None:
-        """As if the connection had been lost and were back."""
-        for callback in self._callbacks:
-            result = callback()
-            if result is not None:
-                await result
+        def ack(deliveries: Sequence[Delivery]) -> None:
+            self.acknowledged += [delivery.body for delivery in deliveries]
+            acknowledge(deliveries)
+            self._changed.set()
+
+        subscription.ack = ack  # type: ignore[method-assign]
+        return subscription
 
 
 class Working:
     """A running worker, the dispatcher that it talks to, and its transport."""
 
-    def __init__(self, dispatcher: FakeDispatcher, runtime: WorkerRuntime, labels: LiveLabels):
+    def __init__(
+        self,
+        dispatcher: FakeDispatcher,
+        runtime: WorkerRuntime,
+        labels: LiveLabels,
+        transport: FlakyTransport,
+    ) -> None:
         self.dispatcher = dispatcher
         self.runtime = runtime
         self.labels = labels
-        self.transport: FlakyTransport
+        self.transport = transport
         self.running: asyncio.Task[None]
 
     async def left(self) -> None:
-        """Wait until the worker has ended by itself."""
+        """Wait until the worker has ended, and its goodbye has arrived."""
         async with asyncio.timeout(PATIENCE):
             await self.running
+        await self.dispatcher.hear(WorkerLeft)
 
 
 def settings_for_tests(**flags: Any) -> Settings:
+    """In memory, and without heartbeats unless a test wants some."""
     return Settings.load(**{"broker_url": "memory://", "heartbeat_interval": 3600, **flags})
 
 
-def make_runtime(
-    broker: MemoryBroker, workflow: object, settings: Settings, slots: int = 4, **labels: Any
-) -> tuple[WorkerRuntime, FlakyTransport, LiveLabels]:
-    transport = FlakyTransport(broker)
+@asynccontextmanager
+async def working(
+    workflow: object, *, slots: int = 4, grace: float = PATIENCE, labels: Any = None, **flags: Any
+) -> AsyncIterator[Working]:
+    """A worker with one workflow, registered; it is stopped by force at the end."""
+    settings = settings_for_tests(**flags)
+    dispatcher = FakeDispatcher(settings, MemoryBroker())
+    await dispatcher.open()
+    transport = FlakyTransport(dispatcher.broker)
     live = LiveLabels(labels)
     runtime = WorkerRuntime(
         settings,
@@ -176,22 +198,7 @@ def make_runtime(
         workflows=[declaration_of(workflow).definition],
         steps=bind(workflow),
     )
-    return runtime, transport, live
-
-
-@asynccontextmanager
-async def working(
-    workflow: object, *, slots: int = 4, grace: float = PATIENCE, labels: Any = None, **flags: Any
-) -> Any:
-    """A worker with one workflow, registered; it is stopped by force at the end."""
-    settings = settings_for_tests(**flags)
-    dispatcher = FakeDispatcher(settings, MemoryBroker())
-    await dispatcher.open()
-    runtime, transport, live = make_runtime(
-        dispatcher.broker, workflow, settings, slots, **(labels or {})
-    )
-    found = Working(dispatcher, runtime, live)
-    found.transport = transport
+    found = Working(dispatcher, runtime, live, transport)
     found.running = asyncio.create_task(runtime.run(grace))
     try:
         await dispatcher.hear(WorkerRegistered)
@@ -203,10 +210,3 @@ async def working(
         async with asyncio.timeout(PATIENCE):
             await asyncio.gather(found.running, return_exceptions=True)
         await dispatcher.close()
-
-
-async def run_worker(found: Working) -> WorkerLeft:
-    """Stop the worker, and its goodbye."""
-    found.runtime.stop()
-    await found.left()
-    return (await found.dispatcher.hear(WorkerLeft))[-1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ganger import InvalidInput
@@ -27,6 +27,7 @@ values = st.recursive(
 
 
 @given(values)
+@settings(max_examples=200)
 def test_plain_values_pass_unchanged_and_can_be_sent(value: Any) -> None:
     copy = plain(value)
     assert copy == value

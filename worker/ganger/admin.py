@@ -133,6 +133,8 @@ def _failed(task: asyncio.Task[Any]) -> bool:
 
 _RIGHT = {
     "workflow": "must be a workflow's name: lower case letters, digits and _ . -",
+    "input": "must be a map with strings as keys",
+    "metadata": "must be a map with strings as keys",
     "run_id": "must be 1 to 128 letters, digits and _ . : -",
     "priority": "must be 1, 2 or 3 (3 goes first)",
 }

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from ganger_broker.errors import MissingExtra
-from ganger_broker.settings import MEMORY_URL, Settings
+from ganger_broker.settings import Settings
 
 from .background import BackgroundLoop
 
@@ -38,9 +38,12 @@ _lock = threading.Lock()
 
 
 def embedded_settings(settings: Settings) -> Settings:
-    """These settings, with Redis in memory where the broker is and nothing else was said."""
+    """These settings, with Redis in memory where the broker is and nothing else was said.
+
+    Each broker in memory has a Redis of its own: two that shared one would have one leader.
+    """
     if settings.embedded and "redis_url" not in settings.model_fields_set:
-        return settings.model_copy(update={"redis_url": MEMORY_URL})
+        return settings.model_copy(update={"redis_url": settings.broker_url})
     return settings
 
 

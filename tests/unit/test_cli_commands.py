@@ -1,0 +1,306 @@
+"""The command ``ganger``: what it prints, and its exit status."""
+
+import asyncio
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import structlog
+
+from ganger import Context, Ganger, __version__, cli
+from ganger.cli import ask
+from ganger_broker.schema import json_schema
+
+PATIENCE = 30.0
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command: exit status, standard output, standard error."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current directory, with a module of its own in it; both are forgotten after."""
+    name = f"tasks_{uuid4().hex}"
+    path = tmp_path / f"{name}.py"
+    path.write_text(TASKS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield path
+    sys.modules.pop(name, None)
+
+
+TASKS = """
+import asyncio, os, signal
+from ganger import Ganger, Context
+
+app = Ganger(broker_url="memory://")
+empty = Ganger(broker_url="memory://")
+named = app.worker("own-name")
+
+@app.workflow()
+class Leave:
+    @app.step()
+    async def leave(self, context: Context):
+        signals = context.workflow_input()["signals"]
+        for _ in range(signals):
+            os.kill(os.getpid(), signal.SIGTERM)
+        if signals > 1:
+            await asyncio.get_running_loop().create_future()
+        labels = context.worker.get_labels()
+        return {"worker": context.worker.name(), "labels": labels}
+
+named.register_workflow(Leave())
+"""
+
+
+def test_version_and_schema(run: Run) -> None:
+    assert run("--version") == (0, f"ganger {__version__}\n", "")
+    status, out, _ = run("schema")
+    assert status == 0
+    assert json.loads(out) == json_schema()
+
+
+def test_help_names_every_verb_and_how_labels_are_read(run: Run) -> None:
+    _, out, _ = run("--help")
+    for verb in ("worker", "dev", "dispatcher", "trigger", "cancel", "explain", "match", "schema"):
+        assert verb in out
+    _, out, _ = run("worker", "--help")
+    assert "memory=512" in out
+
+
+def test_wrong_use_ends_with_2(run: Run) -> None:
+    assert run("frobnicate")[0] == 2
+    assert run("worker")[0] == 2
+    assert run("trigger", "--nope")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["worker", "tasks"], "'tasks': must be MODULE:APP"),
+        (["worker", "tasks.py:app"], "'tasks.py:app': must be MODULE:APP"),
+        (["dev", "a/b:app"], "'a/b:app': must be MODULE:APP"),
+        (["worker", "no_such:app"], "there is no module 'no_such' in"),
+        (["worker", "no_such.part:app"], "there is no module 'no_such' in"),
+        (["dev", "tasks:app", "--label", "memory"], "--label: 'memory' must be KEY=VALUE"),
+        (["dev", "tasks:app", "--grace", "soon"], "--grace: 'soon' must be"),
+        (["trigger", "caption", "--input", "[]"], "--input: must be a JSON object"),
+        (["trigger", "caption", "--metadata", "x"], "--metadata: 'x' is not JSON"),
+        (["trigger", "caption", "--broker-url", "x"], "GANGER_BROKER_URL: 'x'"),
+        (
+            ["trigger", "caption", "--broker-url", "memory://"],
+            "GANGER_BROKER_URL: memory:// lives in",
+        ),
+        (["cancel", "r", "--broker-url", "memory://"], "GANGER_BROKER_URL: memory:// lives in"),
+        (["trigger", "c", "--timeout", "x"], "--timeout: 'x' must be"),
+    ],
+)
+def test_a_bad_value_is_one_clear_line_and_2(run: Run, words: list[str], said: str) -> None:
+    status, out, err = run(*words)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"ganger: {said}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (":nope", "has no 'nope'; there is app (Ganger), empty (Ganger), named (Worker)"),
+        (":Leave", "is type, it must be a Ganger app or a Worker; there is app (Ganger)"),
+        (":empty", "has no workflows; declare one with @app.workflow()"),
+    ],
+)
+def test_what_is_not_in_the_module_is_said_with_what_is(
+    run: Run, folder: Path, target: str, said: str
+) -> None:
+    status, _, err = run("worker", folder.stem + target)
+    assert status == 2
+    assert said in err
+
+
+def test_a_worker_object_keeps_its_name_and_slots(run: Run, folder: Path) -> None:
+    for flag in (["--name", "x"], ["--slots", "2"]):
+        status, _, err = run("worker", f"{folder.stem}:named", *flag)
+        assert status == 2
+        assert f"{flag[0]}: {folder.stem}:named is a Worker, with its own" in err
+
+
+def test_a_module_that_cannot_be_imported_shows_why(folder: Path) -> None:
+    folder.write_text("import no_such_module_at_all")
+    with pytest.raises(ModuleNotFoundError, match="no_such_module_at_all"):
+        cli.main(["worker", f"{folder.stem}:app"])
+
+
+def test_verbs_that_are_not_installed_say_what_to_install(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = EntryPoint("dispatcher", "no_such_module:commands", "ganger.commands")
+    monkeypatch.setattr(cli, "entry_points", lambda **_: [absent])
+    for words in (["dispatcher", "--prefix", "x"], ["explain", "r/s"], ["match", "f", "--json"]):
+        status, _, err = run(*words)
+        assert status == 1
+        assert f"{words[0]} needs: pip install 'ganger[dispatcher]'" in err
+
+
+# ── programs ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ganger]:
+    """An app with a worker, which the verbs reach as they reach a broker."""
+    app = Ganger(broker_url=f"memory://{uuid4().hex}")
+
+    @app.workflow()
+    class Echo:
+        @app.step()
+        async def echo(self, context: Context) -> Any:
+            if context.workflow_input().get("fail"):
+                raise ValueError("asked to")
+            return [context.workflow_input(), context.additional_metadata(), context.priority()]
+
+    worker = app.worker("w", labels={"zone": "a"})
+    worker.register_workflow(Echo())
+    monkeypatch.setattr(ask, "_app", lambda *_: app)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))
+    with worker:
+        yield app
+    app.close()
+    structlog.reset_defaults()
+
+
+def test_trigger_prints_the_run_or_its_output(run: Run, serving: Ganger) -> None:
+    assert run("trigger", "echo", "--run-id", "mine") == (0, "mine\n", "")
+    assert run("trigger", "echo", "--run-id", "mine", "--json")[1] == '{\n  "run_id": "mine"\n}\n'
+    status, out, _ = run(
+        *("trigger", "echo", "--wait", "--timeout", "20s", "--input", '{"a": 1}'),
+        *("--metadata", '{"m": 2}', "--priority", "3", "--desired-labels", '{"zone": "a"}'),
+    )
+    assert (status, json.loads(out)) == (0, {"echo": [{"a": 1}, {"m": 2}, 3]})
+    _, out, _ = run("trigger", "echo", "--wait", "--json", "--run-id", "r2")
+    assert json.loads(out) == {
+        "workflow": "echo",
+        "run_id": "r2",
+        "status": "succeeded",
+        "output": {"echo": [{}, {}, 1]},
+    }
+
+
+def test_a_run_that_fails_ends_with_1(run: Run, serving: Ganger) -> None:
+    words = ("trigger", "echo", "--wait", "--input", '{"fail": 1}')
+    status, out, err = run(*words)
+    assert (status, out) == (1, "")
+    assert err.startswith("ganger: run ")
+    assert "ValueError: asked to" in err
+    status, out, err = run(*words, "--json")
+    assert (status, err) == (1, "")
+    assert json.loads(out)["error"]["type"] == "ValueError"
+
+
+def test_a_run_that_takes_too_long_ends_with_1_and_can_be_cancelled(
+    run: Run, serving: Ganger
+) -> None:
+    ref = serving.admin.run_workflow(
+        "echo", run_id="stuck", desired_worker_labels={"zone": "nowhere"}
+    )
+    words = ("trigger", "echo", "--run-id", "stuck", "--wait")
+    status, _, err = run(*words, "--timeout", "10ms")
+    assert status == 1
+    assert "has not ended within 0.01 s" in err
+    assert run("cancel", "stuck", "--reason", "enough") == (0, "", "")
+    with pytest.raises(Exception, match="enough"):
+        ref.sync_result(timeout=PATIENCE)
+
+
+# ── processes ─────────────────────────────────────────────────────────────────────────
+
+
+async def dev(folder: Path, *words: str) -> tuple[int, str, str]:
+    """``ganger dev`` in a process of its own, to its end."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GANGER_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ganger", "dev", "--no-reload", *words),
+        cwd=folder.parent,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(PATIENCE):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+def logged(err: str) -> list[str]:
+    """The events of a worker's log, in order."""
+    lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+    return [line["event"] for line in lines if "worker" in line]
+
+
+async def test_dev_runs_it_all_and_a_signal_drains(folder: Path) -> None:
+    words = ("--trigger", "leave", "--input", '{"signals": 1}', "--label", "memory=512")
+    status, out, err = await dev(folder, f"{folder.stem}:app", *words, "--name", "dev")
+    assert status == 0
+    assert json.loads(out) == {"leave": {"worker": "dev", "labels": {"memory": 512}}}
+    assert logged(err) == ["worker registered", "draining", "left"]
+
+
+async def test_a_second_signal_forces(folder: Path) -> None:
+    words = ("--trigger", "leave", "--input", '{"signals": 2}', "--grace", "1h")
+    status, out, err = await dev(folder, f"{folder.stem}:named", *words)
+    assert (status, out) == (0, "")
+    assert logged(err)[1:] == ["draining", "leaving steps to other workers", "left"]
+    assert "ganger: the client was closed" in err  # its trigger's result cannot come
+
+
+async def test_dev_starts_anew_when_a_file_changes(folder: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ganger", "dev", f"{folder.stem}:app", "--label", "version=1"),
+        cwd=folder.parent,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+
+    async def says(text: str) -> None:
+        assert process.stderr is not None
+        while text not in (line := (await process.stderr.readline()).decode()):
+            assert line, f"it ended without {text!r}"
+
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await says("worker registered")
+            await asyncio.to_thread(folder.write_text, TASKS.replace("Leave", "Depart"))
+            await says("left")
+            await says("worker registered")
+            process.send_signal(signal.SIGTERM)
+            await says("left")
+            await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+    assert process.returncode == 0

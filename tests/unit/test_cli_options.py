@@ -1,0 +1,54 @@
+"""Labels and JSON from the command line."""
+
+from typing import Any
+
+import pytest
+
+from ganger import InvalidInput, InvalidLabel
+from ganger.cli.options import read_labels, read_object
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("memory=512", 512),
+        ("memory=0.5", 0.5),
+        ("memory=-1e3", -1000.0),
+        ('model="512"', "512"),
+        ("model=fancy-ai-model-v2", "fancy-ai-model-v2"),
+        ("model=a=b", "a=b"),
+        ("model=", ""),
+        ('model=""', ""),
+        ("model=true", "true"),
+        ("model=null", "null"),
+        ("model=NaN", "NaN"),
+        ("model=[1]", "[1]"),
+        ("model=1.2.3", "1.2.3"),
+        ("model=007", "007"),
+    ],
+)
+def test_a_label_is_a_number_a_json_string_or_a_string(text: str, value: Any) -> None:
+    (found,) = read_labels([text]).values()
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["memory"], "--label: 'memory' must be KEY=VALUE"),
+        (["=1"], "--label: the key '' must have 1 to 128 characters"),
+        (["a=1", "a=2"], "--label: 'a' is given twice"),
+        ([f"a={2**60}"], "--label a: the whole number"),
+    ],
+)
+def test_a_bad_label_is_named(texts: list[str], said: str) -> None:
+    with pytest.raises(InvalidLabel) as caught:
+        read_labels(texts)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "1", "null"])
+def test_what_is_no_json_object_is_named_with_its_option(text: str) -> None:
+    with pytest.raises(InvalidInput, match="--input: "):
+        read_object("--input", text)
+    assert read_object("--input", '{"a": 1}') == {"a": 1}

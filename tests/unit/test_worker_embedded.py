@@ -1,0 +1,223 @@
+"""The whole way in one process: dispatcher, workers and programs on memory://."""
+
+import asyncio
+import threading
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from ganger import (
+    Context,
+    Ganger,
+    InvalidInput,
+    InvalidLabel,
+    InvalidWorkflow,
+    MissingExtra,
+    RunCancelled,
+    RunFailed,
+    embedded,
+)
+from ganger_broker.settings import Settings
+
+PATIENCE = 20.0
+
+
+@pytest.fixture
+def app() -> Any:
+    made = Ganger(broker_url=f"memory://{uuid4().hex}")
+    yield made
+    made.close()
+
+
+def declare(app: Ganger) -> type:
+    @app.workflow(schedule_timeout="30s")
+    class Caption:
+        @app.step(
+            retries=1,
+            desired_worker_labels={
+                "model": {"value": "new", "weight": 10},
+                "memory": {"value": 256, "comparator": "GREATER_THAN"},
+            },
+        )
+        async def caption(self, context: Context) -> dict[str, Any]:
+            swapped = context.worker.get_labels().get("model") != "new"
+            if swapped:
+                context.worker.upsert_labels({"model": "unset"})
+                context.worker.upsert_labels({"model": "new"})
+            if context.workflow_input().get("fail"):
+                raise ValueError(f"attempt {context.retry_count()}")
+            return {"worker": context.worker.name(), "swapped": swapped}
+
+    return Caption
+
+
+async def test_a_step_goes_where_its_labels_say_and_a_swap_is_seen(app: Ganger) -> None:
+    caption = declare(app)
+    small = app.worker("small", labels={"model": "new", "memory": 128})
+    large = app.worker("large", labels={"model": "old", "memory": 512})
+    for worker in (small, large):
+        worker.register_workflow(caption)
+    async with small, large:
+        results = []
+        for _ in range(2):
+            run = await app.admin.aio.run_workflow(caption)
+            results.append(await run.result(PATIENCE))
+        assert results == [
+            {"caption": {"worker": "large", "swapped": True}},
+            {"caption": {"worker": "large", "swapped": False}},
+        ]
+        assert large.get_labels() == {"model": "new", "memory": 512}
+        run = await app.admin.aio.run_workflow(caption, desired_worker_labels={"memory": 128})
+        assert (await run.result(PATIENCE))["caption"]["worker"] == "small"
+    await app.admin.aio.close()
+
+
+def test_a_program_without_a_loop_does_it_all_blocking(app: Ganger) -> None:
+    worker = app.worker("w", labels={"memory": 512})
+    worker.register_workflow(declare(app)())
+    with worker:
+        run = app.admin.run_workflow("caption", {}, run_id="mine", priority=3, metadata={"a": 1})
+        assert run.run_id == "mine"
+        assert run.sync_result(timeout=PATIENCE)["caption"]["worker"] == "w"
+        with pytest.raises(RunFailed, match="ValueError: attempt 1") as caught:
+            app.admin.run_workflow("caption", {"fail": True}).sync_result(timeout=PATIENCE)
+        assert "mine" not in str(caught.value)
+        again = app.admin.run_workflow("caption", {"fail": True}, run_id="mine")
+        assert again.sync_result(timeout=PATIENCE)["caption"]["worker"] == "w"
+    app.close()
+    assert app.admin.run_workflow("caption").run_id  # it opens again
+
+
+async def test_a_pending_run_is_released_by_a_label_or_cancelled(app: Ganger) -> None:
+    worker = app.worker("w", labels={"memory": 1})
+    worker.register_workflow(declare(app)())
+    async with worker:
+        cancelled = await app.admin.aio.run_workflow("caption")
+        released = await app.admin.aio.run_workflow("caption")
+        await app.admin.aio.cancel(cancelled.run_id, "not wanted")
+        with pytest.raises(RunCancelled, match="not wanted"):
+            await cancelled.result(PATIENCE)
+        worker.upsert_labels({"memory": 512})
+        assert (await released.result(PATIENCE))["caption"]["worker"] == "w"
+    await app.admin.aio.close()
+
+
+async def test_a_trigger_may_come_before_its_worker(app: Ganger) -> None:
+    caption = declare(app)
+    run = await app.admin.aio.run_workflow(caption)
+    worker = app.worker("late", labels={"memory": 512})
+    worker.register_workflow(caption)
+    async with worker:
+        assert (await run.result(PATIENCE))["caption"]["worker"] == "late"
+    await app.admin.aio.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"workflow": "No"}, "workflow: 'No' must be a workflow's name"),
+        ({"run_id": "a b"}, "run_id: 'a b' must be 1 to 128 letters"),
+        ({"priority": 4}, "priority: 4 must be 1, 2 or 3"),
+        ({"input": {"a": b""}}, "input.a: builtins.bytes has no JSON form"),
+        ({"input": []}, "input: [] must be a map"),
+        ({"metadata": {1: 1}}, "metadata: the key 1 must be a string"),
+    ],
+)
+def test_what_a_trigger_is_given_is_checked_where_it_is_given(
+    app: Ganger, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        app.admin.run_workflow(**{"workflow": "caption", **options})
+    assert said in str(caught.value)
+
+
+def test_a_bad_desired_label_of_a_trigger_is_named(app: Ganger) -> None:
+    with pytest.raises(InvalidLabel, match=r"desired_worker_labels\.memory\.weight: 0"):
+        app.admin.run_workflow("caption", desired_worker_labels={"memory": {"weight": 0}})
+
+
+def test_what_is_no_workflow_cannot_be_run(app: Ganger) -> None:
+    with pytest.raises(InvalidWorkflow, match="is not a workflow"):
+        app.admin.run_workflow(object())
+
+
+async def test_a_worker_needs_a_workflow_and_runs_once_at_a_time(app: Ganger) -> None:
+    worker = app.worker("w")
+    with pytest.raises(InvalidWorkflow, match="has no workflow"):
+        await worker.run()
+    with pytest.raises(InvalidWorkflow, match="has no workflow"):
+        async with worker:
+            pass
+    worker.register_workflow(declare(app)())
+    async with worker:
+        with pytest.raises(InvalidInput, match="is running already"):
+            await worker.run()
+    async with worker:  # and again, as a new incarnation
+        assert worker.get_labels() == {}
+
+
+def test_start_works_until_it_is_stopped(app: Ganger) -> None:
+    worker = app.worker("w", labels={"memory": 512})
+    worker.register_workflow(declare(app)())
+    thread = threading.Thread(target=worker.start)
+    thread.start()
+    try:
+        run = app.admin.run_workflow("caption")
+        assert run.sync_result(timeout=PATIENCE)["caption"]["worker"] == "w"
+    finally:
+        worker.stop()
+        thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+async def test_an_error_in_the_block_does_not_wait_for_what_runs(app: Ganger) -> None:
+    started = asyncio.Event()
+
+    @app.workflow()
+    class Endless:
+        @app.step()
+        async def run(self, context: Context) -> None:
+            started.set()
+            await asyncio.get_running_loop().create_future()
+
+    worker = app.worker("w")
+    worker.register_workflow(Endless)
+
+    async def fail_beside_it() -> None:
+        async with asyncio.timeout(PATIENCE), worker:
+            await app.admin.aio.run_workflow(Endless)
+            await started.wait()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail_beside_it()
+    await app.admin.aio.close()
+
+
+def test_one_dispatcher_serves_a_url(app: Ganger) -> None:
+    first = embedded.ensure_dispatcher(app.settings)
+    assert embedded.ensure_dispatcher(app.settings) is first
+    other = Ganger(broker_url=f"memory://{uuid4().hex}")
+    assert embedded.ensure_dispatcher(other.settings) is not first
+
+
+def test_redis_is_in_memory_where_the_broker_is_unless_told_otherwise() -> None:
+    def redis_of(**flags: str) -> str:
+        return embedded.embedded_settings(Settings.load(**flags)).redis_url
+
+    assert redis_of(broker_url="memory://mine") == "memory://mine"
+    assert redis_of(broker_url="memory://", redis_url="redis://there/0") == "redis://there/0"
+    assert redis_of(broker_url="amqp://there/").startswith("redis://")
+
+
+def test_without_the_dispatcher_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def load(self) -> Any:
+            raise ImportError("No module named 'numpy'")
+
+    settings = Settings.load(broker_url=f"memory://{uuid4().hex}")
+    for found in ([], [Broken()]):
+        monkeypatch.setattr(embedded, "entry_points", lambda found=found, **_: found)
+        with pytest.raises(MissingExtra, match=r"pip install 'ganger\[embedded\]'"):
+            embedded.ensure_dispatcher(settings)
