@@ -4,6 +4,7 @@
 it to this module.
 """
 
+import inspect
 from typing import Any, get_args
 
 import msgspec
@@ -30,7 +31,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of every message, under ``$defs`` by its name."""
-    _, definitions = msgspec.json.schema_components(MESSAGES, ref_template="#/$defs/{name}")
+    definitions = _definitions("#/$defs/{name}")
     return {
         "$schema": _DIALECT,
         "title": "Ganger messages",
@@ -40,9 +41,7 @@ def json_schema() -> dict[str, Any]:
 
 def asyncapi() -> dict[str, Any]:
     """The channels, with the default names, and the schema of what goes through them."""
-    _, schemas = msgspec.json.schema_components(
-        MESSAGES, ref_template="#/components/schemas/{name}"
-    )
+    schemas = _definitions("#/components/schemas/{name}")
     topology = Topology()
     return {
         "asyncapi": "3.0.0",
@@ -93,6 +92,15 @@ def asyncapi() -> dict[str, Any]:
             "schemas": dict(sorted(schemas.items())),
         },
     }
+
+
+def _definitions(references: str) -> dict[str, Any]:
+    _, definitions = msgspec.json.schema_components(MESSAGES, ref_template=references)
+    for definition in definitions.values():
+        if "description" in definition:
+            # docstrings: Python 3.13 takes their indentation away, those before leave it
+            definition["description"] = inspect.cleandoc(definition["description"])
+    return definitions
 
 
 _ALSO_JSON = (messages.Trigger, messages.CancelRun, messages.RunResult)

@@ -230,8 +230,8 @@ class Term:
         return wake_at is not None and wake_at <= self._clock()
 
     async def _wait(self) -> None:
-        """Until there is something to handle or a wake-up is due."""
-        if self._inbox or self._facts or self._due():
+        """Until there is something to handle, a wake-up is due, or it is over."""
+        if self._over.is_set() or self._inbox or self._facts or self._due():
             await asyncio.sleep(0)
             return
         self._something.clear()

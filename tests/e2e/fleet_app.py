@@ -1,6 +1,7 @@
 """The program the end-to-end tests deploy: ``ganger worker tests.e2e.fleet_app:app``."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from ganger import Context, Ganger, WorkerLabelComparator
@@ -41,13 +42,16 @@ class Warm:
 
 @app.workflow()
 class Long:
-    """Runs until it is told to stop, or until the test lets it end."""
+    """Runs until the test makes a file, or from its second attempt on not at all."""
 
     @app.step(timeout="5m")
     async def long(self, context: Context) -> dict[str, Any]:
         await context.worker.async_upsert_labels({"busy": context.workflow_run_id()})
-        seconds = context.workflow_input().get("seconds", 300)
-        await asyncio.sleep(seconds)
+        if context.attempt_id().endswith("/1"):
+            done = Path(context.workflow_input()["until"])
+            # a file made by another process tells nobody
+            while not done.exists():  # noqa: ASYNC110, ASYNC240
+                await asyncio.sleep(0.02)
         return {"worker": context.worker.id()}
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 import redis
@@ -181,7 +182,7 @@ async def test_a_killed_workers_step_runs_again_elsewhere(
     await fleet.dispatcher()
     await fleet.worker("first", {"rank": 1})
     with publisher(broker_url, prefix) as program:
-        program.trigger("long", "it", run_id="it", input={"seconds": 1.5})
+        program.trigger("long", "it", run_id="it", input={"until": "/never"})
         await until_busy(fleet, "it")
         await fleet.worker("second", {"rank": 2})
         fleet.processes["first"].signal(signal.SIGKILL)
@@ -202,7 +203,7 @@ async def test_a_running_step_is_cancelled(fleet: Fleet, broker_url: str, prefix
     await fleet.dispatcher()
     await fleet.worker("only", {}, slots=1)
     with publisher(broker_url, prefix) as program:
-        program.trigger("long", "long", run_id="long")
+        program.trigger("long", "long", run_id="long", input={"until": "/never"})
         await until_busy(fleet, "long")
         program.trigger("where", "waits", run_id="waits")
         program.trigger("where", "gone", run_id="gone")
@@ -217,16 +218,18 @@ async def test_a_running_step_is_cancelled(fleet: Fleet, broker_url: str, prefix
 
 
 async def test_sigterm_lets_a_running_step_end_and_gives_no_new_one(
-    fleet: Fleet, broker_url: str, prefix: str
+    fleet: Fleet, broker_url: str, prefix: str, tmp_path: Path
 ) -> None:
     await fleet.dispatcher()
     worker = await fleet.worker("leaving", {}, slots=2)
     with publisher(broker_url, prefix) as program:
-        program.trigger("long", "begun", run_id="begun", input={"seconds": 2})
+        done = tmp_path / "done"
+        program.trigger("long", "begun", run_id="begun", input={"until": str(done)})
         await until_busy(fleet, "begun")
         worker.signal(signal.SIGTERM)
-        await worker.says('"event": "draining"')
+        await until(fleet, lambda workers: workers[0]["state"] == "draining")
         program.trigger("where", "later")
+        done.touch()
         came_for, result = program.result()
         assert (came_for, result["status"]) == ("begun", "succeeded")
         assert await worker.ended() == 0
@@ -237,19 +240,21 @@ async def test_sigterm_lets_a_running_step_end_and_gives_no_new_one(
 
 
 async def test_a_standby_takes_over_with_everything(
-    fleet: Fleet, broker_url: str, prefix: str
+    fleet: Fleet, broker_url: str, prefix: str, tmp_path: Path
 ) -> None:
     fleet.environment |= {"GANGER_LEASE": "1s"}
     leader = await fleet.dispatcher("leader")
     standby = await fleet.dispatcher("standby", until="standing_by")
     await fleet.worker("only", {"memory": 1}, slots=1)
     with publisher(broker_url, prefix) as program:
-        program.trigger("long", "long", run_id="long", input={"seconds": 3})
+        done = tmp_path / "done"
+        program.trigger("long", "long", run_id="long", input={"until": str(done)})
         await until_busy(fleet, "long")
         program.trigger("plain", "waits", run_id="waits")
         leader.signal(signal.SIGKILL)
         await standby.says("leading")
         program.trigger("plain", "new")
+        done.touch()
         results = dict(program.result() for _ in range(3))
     assert {name: result["status"] for name, result in results.items()} == {
         "long": "succeeded",
