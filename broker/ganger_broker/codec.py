@@ -7,22 +7,26 @@ into the structs of ``ganger_broker.messages``, and what is wrong raises an
 """
 
 from collections.abc import Callable
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeVar
 
 import msgpack
 import msgspec
 
-from .errors import InvalidLabel, MalformedMessage, OversizedMessage
+from .errors import InvalidInput, MalformedMessage, OversizedMessage
 from .labels import check_labels, parse_desired
 from .messages import (
     CancelRun,
     Event,
     LabelsChanged,
     RunResult,
+    StepFinished,
     ToWorker,
     Trigger,
     WorkerRegistered,
+    WorkflowDefinition,
 )
+from .plain_values import plain
 
 __all__ = [
     "JSON",
@@ -73,6 +77,8 @@ def decode_trigger(body: bytes, content_type: str | None, limit: int) -> Trigger
     """
     trigger = _decode(body, content_type, Trigger, limit)
     _check(parse_desired, trigger.desired_worker_labels, "$.desired_worker_labels")
+    _check(plain, trigger.input, "$.input")
+    _check(plain, trigger.metadata, "$.metadata")
     return trigger
 
 
@@ -90,9 +96,9 @@ def decode_events(body: bytes, limit: int) -> list[Event]:
         elif isinstance(event, WorkerRegistered):
             _check(check_labels, event.labels, f"$[{index}].labels")
             for nth, workflow in enumerate(event.workflows):
-                for at, step in enumerate(workflow.steps):
-                    place = f"$[{index}].workflows[{nth}].steps[{at}].desired_worker_labels"
-                    _check(parse_desired, step.desired_worker_labels, place)
+                _check_definition(workflow, f"$[{index}].workflows[{nth}]")
+        elif isinstance(event, StepFinished):
+            _check(plain, event.output, f"$[{index}].output")
     return events
 
 
@@ -113,13 +119,29 @@ def kind_of(content_type: str | None, body: bytes) -> str:
     return content_type.split(";")[0].strip().lower()
 
 
-def _check(check: Callable[[object, str], object], given: dict[str, Any], place: str) -> None:
+def _check(check: Callable[[Any, str], object], given: Any, place: str) -> None:
     if not given:
         return
     try:
         check(given, place)
-    except InvalidLabel as exc:
+    except InvalidInput as exc:
         raise MalformedMessage(str(exc)) from exc
+
+
+def _check_definition(workflow: WorkflowDefinition, place: str) -> None:
+    names = [step.name for step in workflow.steps]
+    if len(set(names)) < len(names):
+        raise MalformedMessage(f"{place}.steps: two steps have the same name")
+    for at, step in enumerate(workflow.steps):
+        inside = f"{place}.steps[{at}]"
+        _check(parse_desired, step.desired_worker_labels, f"{inside}.desired_worker_labels")
+        for parent in step.parents:
+            if parent not in names:
+                raise MalformedMessage(f"{inside}.parents: {parent!r} is no step of it")
+    try:
+        TopologicalSorter({step.name: step.parents for step in workflow.steps}).prepare()
+    except CycleError as exc:
+        raise MalformedMessage(f"{place}.steps: parents form a cycle: {exc.args[1]}") from exc
 
 
 def _decode(body: bytes, content_type: str | None, type_: type[T], limit: int) -> T:
@@ -160,4 +182,6 @@ def _unpack(body: bytes) -> Any:
 def _named(text: str) -> str:
     """msgspec writes ``… - at `$.field```; put the field first, as all our errors do."""
     message, found, place = text.rpartition(" - at `")
-    return f"{place.rstrip('`')}: {message}" if found else f"$: {text}"
+    if not found:
+        message, found, place = text.rpartition(" - at ")  # - at key in `$.input`
+    return f"{place.replace('`', '')}: {message}" if found else f"$: {text}"

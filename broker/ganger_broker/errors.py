@@ -16,6 +16,7 @@
     │   ├── TransportClosed       used after close()
     │   └── TransportTimeout      not done in time; a message may or may not have arrived
     ├── StoreError                the operator: Redis
+    │   ├── StoreRefused          it answered with an error: out of memory, say
     │   └── EpochSuperseded       another dispatcher leads; this one steps down
     └── MissingExtra              the operator: an optional part is not installed
 
@@ -39,6 +40,7 @@ __all__ = [
     "RunCancelled",
     "RunFailed",
     "StoreError",
+    "StoreRefused",
     "TransportClosed",
     "TransportError",
     "TransportTimeout",
@@ -113,6 +115,10 @@ class StoreError(GangerError):
 
 class EpochSuperseded(StoreError):
     """A commit carried an old epoch: another dispatcher leads now. Nothing was written."""
+
+
+class StoreRefused(StoreError):
+    """Redis answered with an error; asking the same again is of no use."""
 
 
 class MissingExtra(GangerError, ImportError):

@@ -39,12 +39,13 @@ __all__ = [
     "action_of",
 ]
 
-NAME_PATTERN = "^[a-z0-9_][a-z0-9_.-]{0,127}$"
-ID_PATTERN = "^[A-Za-z0-9_.:-]{1,128}$"
+# $ alone would let a final newline pass
+NAME_PATTERN = r"^[a-z0-9_][a-z0-9_.-]{0,127}$(?!\n)"
+ID_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}$(?!\n)"
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="lower case")]
 Id = Annotated[str, Meta(pattern=ID_PATTERN)]
-Seconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=1e9)]
 Count = Annotated[int, Meta(ge=0)]
 Slots = Annotated[int, Meta(ge=1, le=4096)]
 Priority = Annotated[int, Meta(ge=1, le=3, description="3 goes first")]

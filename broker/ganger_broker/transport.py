@@ -136,6 +136,10 @@ class Transport(Protocol):
             TransportError: there is no such queue; the text names it.
         """
 
+    @property
+    def connected(self) -> bool:
+        """Whether the connection is up, as far as is known."""
+
     def on_reconnect(self, callback: Callable[[], Awaitable[None] | None]) -> None:
         """Call this after each reconnect, and after a consumer had to be set up again;
         declarations and consumers are back by then."""

@@ -21,7 +21,7 @@ from .core.core import Fact
 from .core.facts import AssignmentReturned, CancelRequested, MessageRefused, TriggerReceived
 from .core.records import ReplyAddress
 
-__all__ = ["facts_of", "read"]
+__all__ = ["facts_of", "read", "refusal"]
 
 
 def read(delivery: Delivery, limit: int) -> list[Fact]:
@@ -32,16 +32,19 @@ def read(delivery: Delivery, limit: int) -> list[Fact]:
     try:
         return list(facts_of(delivery, limit))
     except InvalidMessage as exc:
-        return [
-            MessageRefused(
-                delivery.body,
-                delivery.content_type,
-                delivery.routing_key,
-                exc.reason,
-                str(exc),
-                _reply(delivery),
-            )
-        ]
+        return [refusal(delivery, exc.reason, str(exc))]
+
+
+def refusal(delivery: Delivery, reason: str, detail: str) -> MessageRefused:
+    """The fact that a delivery cannot be taken."""
+    return MessageRefused(
+        delivery.body,
+        delivery.content_type,
+        delivery.routing_key,
+        reason,
+        detail,
+        _reply(delivery),
+    )
 
 
 def facts_of(delivery: Delivery, limit: int) -> Iterable[Fact]:

@@ -15,7 +15,13 @@ from uuid import uuid4
 
 import structlog
 
-from ganger_broker.errors import EpochSuperseded, StoreError, TransportClosed, TransportError
+from ganger_broker.errors import (
+    EpochSuperseded,
+    StoreError,
+    StoreRefused,
+    TransportClosed,
+    TransportError,
+)
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Delivery, Published, Subscription, Transport
 
@@ -23,7 +29,7 @@ from .core.core import Core, Fact
 from .core.effects import Assign, Bury, DeleteQueue, Effect, Reply
 from .core.facts import AssignmentReturned, BrokerRestored, TimePassed, TriggerReceived
 from .core.state import Policy
-from .intake import read
+from .intake import read, refusal
 from .outgoing import Sendable, pack, sendable
 from .store.redis_store import Message, RedisStore
 
@@ -33,10 +39,14 @@ T = TypeVar("T")
 
 _log = structlog.get_logger("ganger.dispatcher")
 
+_BATCH_BYTES = 16 * 2**20
+"""Bodies in one batch: what it commits is of that order, and Redis takes 512 MB at most."""
 _BATCHES_IN_FLIGHT = 16
 """Committed batches whose messages are not confirmed yet, at most."""
 _PRUNE_EVERY = 60.0
 """Seconds between looks for runs whose retention is over."""
+_TIDY_AFTER = 1.0
+"""Seconds of idleness until the outbox is emptied of what was sent, for want of a commit."""
 _STORE_RETRY = 0.2
 """Seconds between tries while Redis is away."""
 
@@ -97,6 +107,7 @@ class Term:
         self._facts: deque[Fact] = deque()
         self._something = asyncio.Event()
         self._over = asyncio.Event()
+        self._away = False
         self._subscriptions: dict[str, Subscription] = {}
         self._in_flight = asyncio.Semaphore(_BATCHES_IN_FLIGHT)
         self._sending: set[asyncio.Task[None]] = set()
@@ -185,6 +196,7 @@ class Term:
 
     def reconnected(self) -> None:
         """The broker was away and is back."""
+        self._away = False
         self._facts.append(BrokerRestored())
         self._something.set()
 
@@ -195,17 +207,27 @@ class Term:
             await self._wait()
             if self._over.is_set():
                 return
+            self._core.begin_batch()
             own: list[Fact] = list(self._facts)
             self._facts.clear()
             if self._due():
                 own.append(TimePassed(caught_up=self._caught_up()))
-            most = min(len(self._inbox), self._settings.batch)
-            batch = [self._inbox.popleft() for _ in range(most)]
+            batch = self._take()
             limit = self._settings.max_message_bytes
             facts = {received: read(received.delivery, limit) for received in batch}
             await self._look_up_ended(facts)
             effects = self._decide(own, facts)
             await self._carry_out(effects, batch)
+
+    def _take(self) -> list["Received"]:
+        """The next deliveries, as many as one commit should hold."""
+        batch: list[Received] = []
+        size = 0
+        while self._inbox and len(batch) < self._settings.batch and size < _BATCH_BYTES:
+            received = self._inbox.popleft()
+            size += len(received.delivery.body)
+            batch.append(received)
+        return batch
 
     def _decide(self, own: list[Fact], facts: dict["Received", list[Fact]]) -> list[Effect]:
         """Feed the core; a delivery that it cannot handle is named."""
@@ -222,8 +244,11 @@ class Term:
         return effects
 
     def _caught_up(self) -> bool:
-        """Whether all that workers said and that has arrived here was handled."""
-        return not any(received.queue == self._topology.events for received in self._inbox)
+        """Whether silence says anything: the broker is there, and what it brought was handled."""
+        if not self._transport.connected:
+            self._away = True
+        unread = any(received.queue == self._topology.events for received in self._inbox)
+        return not self._away and not unread
 
     def _due(self) -> bool:
         wake_at = self._core.wake_at
@@ -237,6 +262,8 @@ class Term:
         self._something.clear()
         wake_at = self._core.wake_at
         left = None if wake_at is None else max(0, wake_at - self._clock()) / 1000
+        if self._sent:
+            left = _TIDY_AFTER if left is None else min(left, _TIDY_AFTER)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(left):
                 await self._something.wait()
@@ -286,7 +313,7 @@ class Term:
         while True:
             try:
                 return await ask()
-            except EpochSuperseded:
+            except (EpochSuperseded, StoreRefused):
                 raise
             except StoreError as exc:
                 if self._over.is_set():
@@ -334,7 +361,8 @@ class Term:
         if isinstance(message, Assign):
             if outcome is not Published.CONFIRMED:
                 attempt = message.assignment.attempt
-                self._facts.append(AssignmentReturned(message.worker, attempt, no_queue=True))
+                gone = outcome is Published.RETURNED
+                self._facts.append(AssignmentReturned(message.worker, attempt, no_queue=gone))
                 self._something.set()
             return
         unwanted = outcome is Published.RETURNED and not isinstance(message, Bury)
@@ -356,15 +384,12 @@ class Term:
 
     async def _bury(self, poisoned: "Poisoned") -> None:
         """Dead-letter a delivery that the core cannot handle, so that it does not come again."""
-        received = poisoned.received
-        delivery = received.delivery
+        delivery = poisoned.received.delivery
         self._log.error("poisoned", routing_key=delivery.routing_key, exc_info=poisoned.__cause__)
         detail = f"the dispatcher failed on it: {poisoned.__cause__!r}"
-        effect = Bury(
-            delivery.body, delivery.content_type, delivery.routing_key, "internal_error", detail
-        )
-        await self._transport.publish([pack(effect, self._topology)])
-        self._settle([received])
+        fact = refusal(delivery, "internal_error", detail)
+        effects = Core(policy_of(self._settings)).handle(fact, self._clock())
+        await self._carry_out(effects, [poisoned.received])
 
     async def _give_back(self) -> None:
         """Stop consuming; send what was committed; the rest is for the next leader."""
@@ -372,6 +397,9 @@ class Term:
             await subscription.cancel()
         if self._sending:
             await asyncio.wait(list(self._sending), timeout=self._settings.lease)
+        if self._sent:
+            with contextlib.suppress(StoreError):
+                await self._store.commit(self._epoch, [], sent=self._sent)
         for queue, subscription in self._subscriptions.items():
             left = [r.delivery for r in self._unsettled.values() if r.queue == queue]
             if left:

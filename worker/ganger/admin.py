@@ -10,11 +10,11 @@ import msgspec
 
 from ganger_broker.errors import InvalidInput
 from ganger_broker.messages import CancelRun, Trigger
+from ganger_broker.plain_values import plain
 
 from .background import BackgroundLoop
 from .client import Client, WorkflowRunRef
 from .embedded import ensure_dispatcher
-from .outputs import plain
 from .workflow import declaration_of, written
 
 if TYPE_CHECKING:

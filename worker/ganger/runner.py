@@ -21,12 +21,12 @@ from ganger_broker.messages import (
     StepStarted,
     action_of,
 )
+from ganger_broker.plain_values import plain
 from ganger_broker.transport import Delivery
 
 from .context import Context, WorkerContext
 from .failures import error_of, timed_out
 from .outbox import Outbox
-from .outputs import plain
 from .threads import Raised, StepThreads
 from .workflow import BoundStep
 

@@ -187,6 +187,11 @@ class MemoryTransport:
         self._subscriptions.append(subscription)
         return subscription
 
+    @property
+    def connected(self) -> bool:
+        """Whether it is up; see the port."""
+        return self._caller is not None and not self._closed
+
     def on_reconnect(self, callback: Callable[[], Awaitable[None] | None]) -> None:
         """Have it called; see the port."""
         self._callbacks.append(callback)

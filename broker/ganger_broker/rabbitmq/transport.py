@@ -125,6 +125,12 @@ class RabbitTransport:
         self._consumers = [*(c for c in self._consumers if not c.done), consumer]
         return consumer
 
+    @property
+    def connected(self) -> bool:
+        """Whether it is up; see the port."""
+        session = self._session
+        return session is not None and self._up.is_set() and not session.lost
+
     def on_reconnect(self, callback: Callable[[], Awaitable[None] | None]) -> None:
         """Have it called; see the port."""
         self._callbacks.append(callback)

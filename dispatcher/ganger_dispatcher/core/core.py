@@ -56,6 +56,10 @@ class Core:
         """When to hand in ``TimePassed`` at the latest, ms; None: no need."""
         return self.state.wake_at
 
+    def begin_batch(self) -> None:
+        """What was returned so far is stored: the store can be asked for runs that ended."""
+        self.state.ended.clear()
+
     def handle(self, fact: Fact, now: int) -> list[Effect]:
         """What is to be done because of ``fact`` at ``now`` (ms), in order."""
         state = self.state

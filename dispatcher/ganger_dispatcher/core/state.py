@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ganger_broker.labels import Condition, Requirement, merge_desired, parse_desired
-from ganger_broker.messages import StepDefinition, WorkflowDefinition, action_of
+from ganger_broker.messages import RunResult, StepDefinition, WorkflowDefinition, action_of
 from ganger_dispatcher.placement import Placement
 
 from .effects import Effect
@@ -81,7 +81,8 @@ def _requirement(workflow: str, step: str, groups: Iterable[tuple[Condition, ...
 class State:
     """Runs that have not ended, live workers, and what is waited for.
 
-    ``now`` is the time of the fact being handled, ms; effects gather in ``effects``.
+    ``now`` is the time of the fact being handled, ms; effects gather in ``effects``;
+    ``ended`` has the runs that ended in this batch, which nobody else knows of yet.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -93,6 +94,7 @@ class State:
         self.workers: dict[str, Worker] = {}
         self.runs: dict[str, Run] = {}
         self.held: dict[str, Held] = {}
+        self.ended: dict[str, RunResult] = {}
         self._timers: list[Timer] = []
 
     def emit(self, *effects: Effect) -> None:

@@ -336,7 +336,7 @@ def _end_run(state: State, run: Run) -> None:
     )
     del state.runs[run.id]
     state.emit(EndRun(run.id, run.header), Count(f"runs_{status}"))
-    result = run.result()
+    result = state.ended[run.id] = run.result()
     for address in run.header.reply:
         state.emit(Reply(address, result))
 

@@ -11,7 +11,7 @@ from ganger_broker.messages import (
     Trigger,
 )
 
-from .effects import Bury, Count, Hold, Note, Reply, StoreRun, StoreStep, Unhold
+from .effects import Bury, Count, EndRun, Hold, Note, Reply, StoreRun, StoreStep, Unhold
 from .facts import CancelRequested, MessageRefused, TriggerReceived
 from .records import Held, ReplyAddress, Run, RunHeader, StepRun
 from .state import State, Workflow
@@ -24,8 +24,9 @@ __all__ = ["cancel_requested", "hold_is_over", "received", "refused", "workflow_
 def received(state: State, fact: TriggerReceived) -> None:
     """A valid trigger: a new run, or one that is there already."""
     reply = (fact.reply,) if fact.reply else ()
-    if fact.ended is not None:
-        state.emit(*(Reply(address, fact.ended) for address in reply))
+    ended = fact.ended or state.ended.get(fact.run_id)
+    if ended is not None:
+        state.emit(*(Reply(address, ended) for address in reply))
     elif fact.run_id in state.runs:
         _also_reply(state, state.runs[fact.run_id], reply)
     elif fact.trigger.workflow in state.workflows:
@@ -144,5 +145,33 @@ def cancel_requested(state: State, fact: CancelRequested) -> None:
         return
     held = state.held.pop(fact.run_id, None)
     if held is not None:
-        result = RunResult(held.trigger.workflow, fact.run_id, RunStatus.CANCELLED, error=error)
-        state.emit(Unhold(fact.run_id), *(Reply(address, result) for address in held.reply))
+        _end_held(state, held, error)
+
+
+def _end_held(state: State, held: Held, error: RunError) -> None:
+    """A held trigger is cancelled: keep it as a run that has ended, for it may come again."""
+    trigger = held.trigger
+    header = RunHeader(
+        workflow=trigger.workflow,
+        version="",
+        definition="",
+        status=RunStatus.CANCELLED,
+        input=trigger.input,
+        metadata=trigger.metadata,
+        priority=trigger.priority,
+        desired_worker_labels=trigger.desired_worker_labels,
+        created_at=state.now,
+        finished_at=state.now,
+        output={},
+        error=error,
+        reply=held.reply,
+    )
+    result = RunResult(trigger.workflow, held.run_id, RunStatus.CANCELLED, error=error)
+    state.ended[held.run_id] = result
+    state.emit(
+        Unhold(held.run_id),
+        StoreRun(held.run_id, header),
+        EndRun(held.run_id, header),
+        Count("runs_cancelled"),
+        *(Reply(address, result) for address in held.reply),
+    )

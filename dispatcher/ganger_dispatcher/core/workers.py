@@ -54,6 +54,8 @@ def heard(state: State, event: Event) -> Worker | None:
         return None  # the process before this one; it is gone
     worker.heartbeat_at = state.now
     state.emit(Beat(worker.id, state.now))
+    if worker.state is WorkerState.UNREACHABLE:
+        state.emit(Tell(worker.id, RegisterAgain()))  # it may have a queue again
     return worker
 
 
@@ -107,7 +109,7 @@ def _joined(state: State, event: WorkerRegistered) -> Worker:
 
 def _renewed(state: State, worker: Worker, event: WorkerRegistered) -> Worker:
     """The same incarnation again: after a lost connection, or because it was told to."""
-    worker.heartbeat_at = state.now
+    worker.heartbeat_at = worker.registered_at = state.now
     worker.state = WorkerState.DRAINING if event.draining else WorkerState.READY
     worker.actions = _actions(event)
     if event.label_seq >= worker.label_seq:
@@ -228,8 +230,9 @@ def returned(state: State, fact: AssignmentReturned) -> None:
     """An assignment came back. Without a queue the worker gets no more until it registers anew."""
     worker = state.workers.get(fact.worker)
     if worker is not None and fact.attempt in worker.attempts:
+        given = worker.attempts[fact.attempt]
         release(state, worker, fact.attempt)
-        if fact.no_queue:
+        if fact.no_queue and given >= worker.registered_at:
             _close(state, worker, WorkerState.UNREACHABLE)
         else:
             match(state, worker)

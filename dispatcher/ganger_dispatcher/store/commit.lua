@@ -4,6 +4,10 @@
 -- KEYS[1]  the leader hash
 -- ARGV     epoch; the commands, as JSON: a list of lists of words. (One argument instead of
 --          thousands: the client takes far longer to pack arguments than Redis to parse JSON.)
+--
+-- An error half-way would leave half a batch (Redis takes nothing back), so nothing here may
+-- fail: the commands are made by one module, of a kind each key always has, and none has
+-- more words than Lua's unpack can take.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
     return 0
 end

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-from ganger_broker.errors import EpochSuperseded, MissingExtra, StoreError
+from ganger_broker.errors import EpochSuperseded, MissingExtra, StoreError, StoreRefused
 from ganger_broker.keys import Keys
 from ganger_broker.messages import RunError, RunResult, RunStatus, WorkflowDefinition
 from ganger_dispatcher.core.effects import Bury, Effect, Reply
@@ -224,6 +224,8 @@ class RedisStore:
 async def _asked(answer: Awaitable[Any] | Any) -> Any:
     try:
         return await answer
+    except ResponseError as exc:
+        raise StoreRefused(f"Redis refused: {exc}") from exc
     except (RedisError, OSError) as exc:
         raise StoreError(f"Redis: {type(exc).__name__}: {exc}") from exc
 

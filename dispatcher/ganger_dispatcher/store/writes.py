@@ -25,6 +25,9 @@ def run_fields(header: RunHeader) -> dict[str, Any]:
     }
 
 
+_MOST_GROUPS = 1000
+"""Fields or members of one command: Lua's unpack takes about 8,000 words."""
+
 _ENDED = ("status", "finished_at", "output", "error")
 _NOT_IN_HASH = {"id", "labels", "attempts"}
 
@@ -65,12 +68,9 @@ class Writes:
         """The commands, in an order in which they mean what was wanted."""
         commands: list[Command] = [("DEL", key) for key in self._deleted]
         for key, dropped in self._dropped.items():
-            commands.append(("HDEL", key, *dropped))
+            commands += _commands("HDEL", key, ((field,) for field in dropped))
         for key, fields in self._fields.items():
-            words: list[str] = ["HSET", key]
-            for field, value in fields.items():
-                words += (field, _text(value))
-            commands.append(tuple(words))
+            commands += _commands("HSET", key, ((f, _text(v)) for f, v in fields.items()))
         for key, scores in self._scores.items():
             scored = {m: None if score is None else (str(score), m) for m, score in scores.items()}
             commands += _both("ZADD", "ZREM", key, scored)
@@ -211,14 +211,18 @@ class Writes:
 def _both(
     add: str, remove: str, key: str, members: Mapping[str, tuple[str, ...] | None]
 ) -> list[Command]:
-    adding = [word for words in members.values() if words is not None for word in words]
-    removing = [member for member, words in members.items() if words is None]
-    commands: list[Command] = []
-    if adding:
-        commands.append((add, key, *adding))
-    if removing:
-        commands.append((remove, key, *removing))
-    return commands
+    adding = (words for words in members.values() if words is not None)
+    removing = ((member,) for member, words in members.items() if words is None)
+    return [*_commands(add, key, adding), *_commands(remove, key, removing)]
+
+
+def _commands(name: str, key: str, groups: Iterable[tuple[str, ...]]) -> list[Command]:
+    """The command with all groups of words, in as many as it takes (see ``_MOST_GROUPS``)."""
+    every = list(groups)
+    return [
+        (name, key, *(word for words in every[start : start + _MOST_GROUPS] for word in words))
+        for start in range(0, len(every), _MOST_GROUPS)
+    ]
 
 
 def _json_values(labels: dict[str, Any]) -> dict[str, Any]:

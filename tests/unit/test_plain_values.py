@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ganger import InvalidInput
-from ganger.outputs import plain
 from ganger_broker.codec import encode
+from ganger_broker.plain_values import plain
 
 scalars = (
     st.none()

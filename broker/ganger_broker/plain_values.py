@@ -1,10 +1,14 @@
-"""What steps return and runs are given, as plain values that JSON and MessagePack can say."""
+"""What steps return and runs are given, as plain values that JSON and MessagePack can say.
+
+The worker checks what a step returns, the client what it triggers with, and the dispatcher
+what comes from anywhere: so what Redis keeps as JSON is what a worker is sent.
+"""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from ganger_broker.errors import InvalidInput
+from .errors import InvalidInput
 
 __all__ = ["plain"]
 
