@@ -16,6 +16,10 @@ from .records import Held, Run, Worker
 
 __all__ = ["Policy", "State", "Timer", "Workflow", "digest"]
 
+_PULSES = 10
+"""Wake-ups within a worker's time-out, at least: a stall of the dispatcher shows as one late
+wake-up, well before workers that it could not hear are taken for silent."""
+
 
 class Policy(NamedTuple):
     """Durations the core goes by, ms, and bounds."""
@@ -107,8 +111,15 @@ class State:
 
     @property
     def wake_at(self) -> int | None:
-        """When the next wake-up is due, ms; None where none is wanted."""
-        return self._timers[0].due if self._timers else None
+        """When the next wake-up is due, ms; None where none is wanted.
+
+        While there are workers that is soon: only who is woken often notices that it slept.
+        """
+        due = self._timers[0].due if self._timers else None
+        if not self.workers:
+            return due
+        pulse = self.now + self.policy.worker_timeout // _PULSES
+        return pulse if due is None else min(due, pulse)
 
     def due(self) -> Iterable[Timer]:
         """Wake-ups that are due now; each is given once."""
