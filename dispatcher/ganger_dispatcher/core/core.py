@@ -146,7 +146,7 @@ class Core:
                 worker.used,
                 is_open=worker.is_open,
             )
-            state.wake(now + state.policy.worker_timeout, "worker", worker.id)
+            workers.watch(state, worker)
         for held in snapshot.held:
             state.held[held.run_id] = held
             state.wake(held.until, "held", held.run_id)
@@ -164,7 +164,7 @@ class Core:
             for name, step in step_runs.items():
                 if step.status is StepStatus.PENDING:
                     pending.append((-header.priority, step.pending_since or 0, run_id, name))
-                elif step.status is StepStatus.ASSIGNED:
+                elif step.status in (StepStatus.ASSIGNED, StepStatus.RUNNING):
                     steps.resend(state, run, name)
         for *_, run_id, name in sorted(pending):
             steps.place_again(state, state.runs[run_id], name)

@@ -40,6 +40,7 @@ __all__ = [
     "cancel_run",
     "finished",
     "is_current",
+    "is_started",
     "match",
     "place_again",
     "release",
@@ -158,10 +159,11 @@ def _assignment(run: Run, name: str, worker: Worker) -> Assignment:
 def resend(state: State, run: Run, name: str) -> None:
     """After a take-over: the assignment may have been stored and not sent."""
     step = run.steps[name]
+    attempt = attempt_id(run.id, name, step.attempt)
     worker = state.workers.get(step.worker or "")
-    if worker is None:
-        attempt_lost(state, attempt_id(run.id, name, step.attempt))
-    else:
+    if worker is None or attempt not in worker.attempts:
+        attempt_lost(state, attempt)  # somebody deleted keys; nobody would ever speak of it
+    elif step.status is StepStatus.ASSIGNED:
         state.emit(Assign(worker.id, _assignment(run, name, worker)))
 
 
@@ -195,6 +197,12 @@ def is_current(state: State, attempt: str) -> bool:
     """Whether the attempt may still change state."""
     found = _current(state, attempt)
     return found is not None and found[2].status in (StepStatus.ASSIGNED, StepStatus.RUNNING)
+
+
+def is_started(state: State, attempt: str) -> bool:
+    """Whether the attempt is the current one and its worker has picked it up."""
+    found = _current(state, attempt)
+    return found is not None and found[2].status is StepStatus.RUNNING
 
 
 def started(state: State, event: StepStarted) -> None:

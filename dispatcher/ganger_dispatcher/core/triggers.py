@@ -29,7 +29,7 @@ def received(state: State, fact: TriggerReceived) -> None:
         state.emit(*(Reply(address, ended) for address in reply))
     elif fact.run_id in state.runs:
         _also_reply(state, state.runs[fact.run_id], reply)
-    elif fact.trigger.workflow in state.workflows:
+    elif fact.run_id not in state.held and fact.trigger.workflow in state.workflows:
         workflow = state.workflows[fact.trigger.workflow]
         _begin(state, workflow, fact.run_id, fact.trigger, reply)
     else:

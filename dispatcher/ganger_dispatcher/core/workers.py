@@ -1,5 +1,7 @@
 """What workers say of themselves, and their silence."""
 
+from copy import deepcopy
+
 from ganger_broker.messages import (
     CancelAttempt,
     Event,
@@ -27,7 +29,7 @@ from .effects import (
 from .facts import AssignmentReturned
 from .records import Worker, WorkerState
 from .state import State, Workflow
-from .steps import attempt_lost, attempt_returned, is_current, match, release
+from .steps import attempt_lost, attempt_returned, is_current, is_started, match, release
 from .triggers import workflow_registered
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "registered",
     "returned",
     "silence",
+    "watch",
 ]
 
 
@@ -70,7 +73,7 @@ def registered(state: State, event: WorkerRegistered) -> None:
     for attempt in event.attempts:
         if attempt not in worker.attempts:
             state.emit(Tell(worker.id, CancelAttempt(attempt, "it was given to another worker")))
-    state.emit(StoreWorker(worker))
+    state.emit(StoreWorker(deepcopy(worker)))
     fresh = _register_workflows(state, event)
     match(state, worker)
     for attempt in lost:
@@ -99,7 +102,7 @@ def _joined(state: State, event: WorkerRegistered) -> Worker:
     state.placement.join(
         worker.id, worker.labels, worker.actions, worker.slots, is_open=worker.is_open
     )
-    state.wake(state.now + state.policy.worker_timeout, "worker", worker.id)
+    watch(state, worker)
     state.emit(
         Count("workers_registered"),
         Note("worker_joined", {"worker": worker.id, "labels": worker.labels}),
@@ -139,7 +142,7 @@ def _register_workflows(state: State, event: WorkerRegistered) -> list[str]:
 
 def heartbeat(state: State, event: Heartbeat, worker: Worker) -> None:
     """Compare what the worker holds with what it should: both sides may have lost a message."""
-    mentioned = set(event.attempts)
+    mentioned = dict.fromkeys(event.attempts)
     overdue = state.now - state.policy.pickup_deadline
     gone = [a for a, given in worker.attempts.items() if a not in mentioned and given < overdue]
     for attempt in gone:
@@ -193,14 +196,21 @@ def left(state: State, _: WorkerLeft, worker: Worker) -> None:
         attempt_lost(state, attempt, counts=False)
 
 
-def silence(state: State, worker_id: str) -> None:
-    """The worker's deadline was due: it is lost, unless it was heard since."""
-    worker = state.workers.get(worker_id)
-    if worker is None:
-        return
+def watch(state: State, worker: Worker) -> None:
+    """Look at the worker when it has been silent for too long. One timer an incarnation, or
+    a worker that restarts often would be looked at ever more often."""
     due = worker.heartbeat_at + state.policy.worker_timeout
-    if due > state.now:
-        state.wake(due, "worker", worker_id)
+    state.wake(due, "worker", f"{worker.id}/{worker.incarnation}")
+
+
+def silence(state: State, name: str) -> None:
+    """The worker's deadline was due: it is lost, unless it was heard since."""
+    worker_id, _, incarnation = name.partition("/")
+    worker = state.workers.get(worker_id)
+    if worker is None or worker.incarnation != incarnation:
+        return
+    if worker.heartbeat_at + state.policy.worker_timeout > state.now:
+        watch(state, worker)
         return
     attempts = _remove(state, worker)
     state.emit(
@@ -229,10 +239,12 @@ def _remove(state: State, worker: Worker) -> list[str]:
 def returned(state: State, fact: AssignmentReturned) -> None:
     """An assignment came back. Without a queue the worker gets no more until it registers anew."""
     worker = state.workers.get(fact.worker)
+    if is_started(state, fact.attempt):
+        return  # a copy, sent again at a take-over: the worker has the first one
     if worker is not None and fact.attempt in worker.attempts:
         given = worker.attempts[fact.attempt]
         release(state, worker, fact.attempt)
-        if fact.no_queue and given >= worker.registered_at:
+        if fact.no_queue and worker.is_open and given >= worker.registered_at:
             _close(state, worker, WorkerState.UNREACHABLE)
         else:
             match(state, worker)
