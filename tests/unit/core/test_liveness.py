@@ -1,0 +1,195 @@
+"""Silence, loss, return; and silence that is the dispatcher's own."""
+
+from ganger_broker.messages import CancelAttempt, RegisterAgain
+from ganger_dispatcher.core.effects import Count, DeleteQueue, DropWorker
+from ganger_dispatcher.core.facts import BrokerRestored, TimePassed
+from ganger_dispatcher.core.state import Policy
+
+from .world import World, address, assigned, of, replies, told
+
+
+def test_a_silent_worker_is_lost_and_its_attempt_given_to_another() -> None:
+    world = World()
+    world.join("a")
+    world.trigger()
+    world.start("r/s/1")
+    world.join("b")
+    assert assigned(world.wait(10, "b")) == [("r/s/2", "b")]
+    assert "a" not in world.stored.workers
+    step = world.step()
+    assert (step.worker, step.losses, step.failures) == ("b", 1, 0)
+
+
+def test_all_that_a_loss_wants_done_first() -> None:
+    world = World()
+    world.join("a")
+    world.trigger()
+    effects = world.wait(10)
+    assert effects[:2] == [DropWorker("a"), DeleteQueue("a")]
+    assert Count("workers_lost") in effects
+    assert world.step().status == "pending"
+
+
+def test_any_event_counts_as_a_heartbeat() -> None:
+    world = World()
+    world.join("a")
+    world.trigger()
+    for _ in range(5):
+        world.wait(9)
+        world.start("r/s/1")
+    assert "a" in world.stored.workers
+    world.wait(9.9)
+    assert "a" in world.stored.workers
+    world.wait(0.2)
+    assert "a" not in world.stored.workers
+
+
+def test_a_worker_declared_lost_that_speaks_again_registers_anew_and_stops_what_it_had() -> None:
+    world = World()
+    world.join("a")
+    world.trigger()
+    world.start("r/s/1")
+    world.wait(10)
+    assert told(world.beat("a", "r/s/1")) == [("a", RegisterAgain())]
+    effects = world.join("a", attempts=["r/s/1"])
+    assert told(effects) == [("a", CancelAttempt("r/s/1", "it was given to another worker"))]
+    assert assigned(effects) == [("r/s/2", "a")]
+    world.finish("r/s/1", output="of the old attempt")
+    assert world.step().status == "assigned"
+    world.finish("r/s/2", output="of the new one")
+    assert world.step().output == "of the new one"
+
+
+def test_losses_do_not_count_as_retries_but_end_at_last() -> None:
+    world = World(Policy(most_losses=2))
+    world.join("w0")
+    world.trigger(reply="q")
+    for n in range(1, 3):
+        assert replies(world.wait(10)) == []
+        world.join(f"w{n}")
+        assert world.step().losses == n
+    effects = world.wait(10)
+    assert replies(effects) == [("q", "failed", "WORKER_LOST")]
+    error = world.stored.headers["r"].error
+    assert error is not None
+    assert (error.message, error.step, error.attempt) == (
+        "its worker was lost 3 times",
+        "s",
+        "r/s/3",
+    )
+    assert assigned(world.join("w3")) == []
+
+
+def test_a_lost_worker_frees_what_cancelled_runs_held_without_more_ado() -> None:
+    world = World()
+    world.join("a")
+    world.trigger(reply="q")
+    world.cancel()
+    effects = world.wait(10)
+    assert replies(effects) == []
+    assert (world.status(), world.stored.attempts) == ("cancelled", {})
+
+
+def test_a_worker_that_leaves_gives_its_attempts_back_and_they_are_no_losses() -> None:
+    world = World()
+    world.join("a")
+    world.trigger()
+    world.start("r/s/1")
+    world.join("b")
+    effects = world.leave("a")
+    assert of(effects, DeleteQueue) == [DeleteQueue("a")]
+    assert assigned(effects) == [("r/s/2", "b")]
+    assert (world.step().losses, list(world.stored.workers)) == (0, ["b"])
+    assert world.leave("a") == []
+
+
+def test_a_new_incarnation_gets_the_attempts_of_the_old_one_anew() -> None:
+    world = World()
+    world.join("a", {"model": "x"})
+    world.trigger()
+    world.start("r/s/1")
+    effects = world.join("a", {"model": "y"}, incarnation="2")
+    assert assigned(effects) == [("r/s/2", "a")]
+    assert (world.held_by("a"), world.stored.attempts["a"]) == (["r/s/2"], {"r/s/2"})
+    assert world.stored.workers["a"]["incarnation"] == "2"
+    assert world.stored.workers["a"]["labels"] == {"model": "y"}
+
+
+def test_the_same_incarnation_again_keeps_its_attempts() -> None:
+    world = World()
+    world.join("a", slots=2)
+    world.trigger("r1")
+    world.start("r1/s/1")
+    effects = world.join("a", slots=2, attempts=["r1/s/1"])
+    assert (told(effects), assigned(effects)) == ([], [])
+    assert world.stored.attempts["a"] == {"r1/s/1"}
+    world.finish("r1/s/1")
+    assert world.status("r1") == "succeeded"
+
+
+def test_a_restarted_worker_is_watched_by_one_timer() -> None:
+    world = World()
+    for incarnation in "12345":
+        world.join("a", incarnation=incarnation)
+        world.wait(1)
+    world.wait(10, "a")
+    state = world.core.state
+    state.now += 20_000
+    assert [timer.name for timer in state.due()] == ["a/5"]
+
+
+# ── the dispatcher's own silence ──────────────────────────────────────────────────────
+
+
+def two_heard_now() -> World:
+    world = World()
+    world.join("a")
+    world.join("b")
+    world.wait(30, "a", "b")
+    return world
+
+
+def test_a_stalled_dispatcher_does_not_declare_the_fleet_dead() -> None:
+    for stall in (6, 8, 9, 10, 10.5, 12, 14, 16, 60, 3_600):
+        world = two_heard_now()
+        world.now += round(stall * 1000)
+        assert of(world.tell(TimePassed()), DropWorker) == [], stall
+        world.wait(9.9 if stall > 6 else 3.9)
+        assert set(world.stored.workers) == {"a", "b"}, stall
+
+
+def test_after_the_stall_silence_counts_again() -> None:
+    world = two_heard_now()
+    world.now += 60_000
+    world.tell(TimePassed())
+    world.wait(10.1, "b")
+    assert set(world.stored.workers) == {"b"}
+
+
+def test_while_events_are_unread_nobody_is_lost() -> None:
+    world = two_heard_now()
+    for _ in range(30):
+        world.now += 1_000
+        assert of(world.tell(TimePassed(caught_up=False)), DropWorker) == []
+    world.now += 1_000
+    world.beat("a")
+    world.tell(TimePassed())
+    assert set(world.stored.workers) == {"a"}
+
+
+def test_while_the_broker_was_away_nobody_could_be_heard() -> None:
+    world = two_heard_now()
+    world.wait(9)
+    world.tell(BrokerRestored())
+    world.wait(9.9)
+    assert set(world.stored.workers) == {"a", "b"}
+    world.wait(0.2)
+    assert world.stored.workers == {}
+
+
+def test_a_core_without_workers_and_runs_asks_for_no_wake_up() -> None:
+    world = World()
+    assert world.core.wake_at is None
+    world.trigger(workflow="held", reply="q")
+    assert world.core.wake_at == world.now + 60_000
+    assert address("q") in world.stored.held["r"].reply

@@ -1,0 +1,149 @@
+"""Runs of several attempts and of several steps."""
+
+import pytest
+
+from ganger_broker.messages import (
+    FailureReason,
+    Outcome,
+    RunError,
+    StepDefinition,
+    WorkflowDefinition,
+)
+from ganger_dispatcher.core.effects import Assign, Count
+
+from .world import World, assigned, of, one_step, replies, told
+
+FAILED = Outcome.FAILED
+
+
+# ── retries ───────────────────────────────────────────────────────────────────────────
+
+
+def test_a_failed_step_is_tried_again_as_often_as_it_may() -> None:
+    world = World()
+    world.join("a", workflows=[one_step(retries=2)])
+    world.trigger(reply="q")
+    for n in (1, 2):
+        effects = world.finish(f"r/s/{n}", outcome=FAILED)
+        assert assigned(effects) == [(f"r/s/{n + 1}", "a")]
+        assert of(effects, Assign)[0].assignment.retry_count == n
+        assert Count("steps_retried") in effects
+    error = RunError(FailureReason.STEP_FAILED, "no", type="ValueError", traceback="…")
+    assert replies(world.finish("r/s/3", outcome=FAILED, error=error)) == [
+        ("q", "failed", "STEP_FAILED")
+    ]
+    kept = world.stored.headers["r"].error
+    assert kept is not None
+    assert (kept.message, kept.type, kept.step, kept.attempt) == ("no", "ValueError", "s", "r/s/3")
+
+
+def test_a_failure_that_is_not_retryable_is_the_end() -> None:
+    world = World()
+    world.join("a", workflows=[one_step(retries=2)])
+    world.trigger()
+    world.finish("r/s/1", outcome=FAILED, retryable=False)
+    assert world.status() == "failed"
+
+
+def test_a_failure_without_an_error_has_one_all_the_same() -> None:
+    world = World()
+    world.join("a")
+    world.trigger(reply="q")
+    assert replies(world.finish("r/s/1", outcome=FAILED)) == [("q", "failed", "STEP_FAILED")]
+
+
+def test_a_retry_waits_its_turn() -> None:
+    world = World()
+    world.join("a", workflows=[one_step(retries=1)])
+    world.trigger("r")
+    world.trigger("next")
+    assert assigned(world.finish("r/s/1", outcome=FAILED)) == [("next/s/1", "a")]
+    assert (world.step().status, world.step().failures) == ("pending", 1)
+    assert assigned(world.finish("next/s/1")) == [("r/s/2", "a")]
+
+
+# ── several steps ─────────────────────────────────────────────────────────────────────
+
+TREE = WorkflowDefinition(
+    "w",
+    [
+        StepDefinition("b", parents=["a"]),
+        StepDefinition("a"),
+        StepDefinition("c", parents=["a"]),
+    ],
+)
+DIAMOND = WorkflowDefinition(
+    "w",
+    [
+        StepDefinition("a"),
+        StepDefinition("b", parents=["a"]),
+        StepDefinition("c", parents=["a"]),
+        StepDefinition("d", parents=["b", "c"]),
+        StepDefinition("e", parents=["d"]),
+    ],
+)
+
+
+def tree(definition: WorkflowDefinition = TREE, slots: int = 4) -> World:
+    world = World()
+    world.join("w", workflows=[definition], slots=slots)
+    assert assigned(world.trigger(reply="q")) == [("r/a/1", "w")]
+    return world
+
+
+def test_children_begin_when_their_parent_is_done_and_get_its_output() -> None:
+    world = tree()
+    assert world.step(step="b").status == world.step(step="c").status == "waiting"
+    effects = world.finish("r/a/1", "w", output={"n": 1})
+    assert assigned(effects) == [("r/b/1", "w"), ("r/c/1", "w")]
+    assert [e.assignment.parents for e in of(effects, Assign)] == [{"a": {"n": 1}}] * 2
+    assert replies(world.finish("r/b/1", "w", output=2)) == []
+    assert replies(world.finish("r/c/1", "w", output=3)) == [("q", "succeeded", None)]
+    assert world.stored.headers["r"].output == {"a": {"n": 1}, "b": 2, "c": 3}
+
+
+def test_a_step_waits_for_all_its_parents() -> None:
+    world = tree(DIAMOND)
+    world.finish("r/a/1", "w")
+    assert assigned(world.finish("r/b/1", "w")) == []
+    assert assigned(world.finish("r/c/1", "w")) == [("r/d/1", "w")]
+
+
+def test_a_child_may_wait_for_a_slot() -> None:
+    world = tree(slots=1)
+    assert assigned(world.finish("r/a/1", "w")) == [("r/b/1", "w")]
+    assert world.step(step="c").status == "pending"
+    assert assigned(world.finish("r/b/1", "w")) == [("r/c/1", "w")]
+
+
+def test_where_a_parent_fails_its_children_are_cancelled_and_the_run_has_failed() -> None:
+    world = tree()
+    assert replies(world.finish("r/a/1", "w", FAILED)) == [("q", "failed", "STEP_FAILED")]
+    assert world.step(step="b").status == world.step(step="c").status == "cancelled"
+    error = world.step(step="b").error
+    assert error is not None
+    assert error.message == "a parent did not succeed"
+
+
+def test_where_one_of_two_parents_fails_the_other_one_still_finishes() -> None:
+    world = tree(DIAMOND)
+    world.finish("r/a/1", "w", output=1)
+    effects = world.finish("r/b/1", "w", FAILED)
+    assert (told(effects), replies(effects)) == ([], [])
+    assert world.step(step="d").status == world.step(step="e").status == "cancelled"
+    assert replies(world.finish("r/c/1", "w", output=3)) == [("q", "failed", "STEP_FAILED")]
+    assert world.stored.headers["r"].output == {"a": 1, "c": 3}
+
+
+@pytest.mark.parametrize("definition", [TREE, DIAMOND])
+def test_cancelling_ends_all_that_has_not_ended(definition: WorkflowDefinition) -> None:
+    world = tree(definition)
+    world.finish("r/a/1", "w", output=1)
+    effects = world.cancel(reason="enough")
+    assert [message.attempt for _, message in told(effects)] == ["r/b/1", "r/c/1"]
+    assert replies(effects) == [("q", "cancelled", "CANCELLED")]
+    error = world.stored.headers["r"].error
+    assert error is not None
+    assert error.message == "enough"
+    assert world.stored.headers["r"].output == {"a": 1}
+    assert world.held_by("w") == ["r/b/1", "r/c/1"]
