@@ -36,7 +36,7 @@ bench-placement: $(READY) ## placements and label upserts per second, by size of
 bench-peers: $(READY) $(BENCH)/.ready ## jobs per second and round trips against Celery, Dramatiq, Taskiq
 	$(RUN) $(BIN)/python bench/e2e.py
 
-fuzz: $(READY) ## engine against oracle, 100,000 random cases (about 15 minutes)
+fuzz: $(READY) ## engine against oracle, 100,000 random cases (about 25 minutes)
 	$(BIN)/python -m pytest --hypothesis-profile long --timeout 0 tests/unit/placement/test_engine_is_oracle.py
 
 lock: $(READY) ## compile requirements/*.txt anew from pyproject.toml

@@ -41,7 +41,7 @@ def plain(value: Any, place: str = "$", depth: int = 0) -> Any:
             raise InvalidInput(f"{place}: {float(value)!r} has no JSON form; use null (None)")
         return float(value)
     if depth >= MAX_DEPTH:
-        raise InvalidInput(f"{place}: is nested more than {MAX_DEPTH} deep")
+        raise InvalidInput(f"{place[:60]}…: is nested more than {MAX_DEPTH} deep")
     if isinstance(value, Mapping):
         return {
             _key(key, place): plain(item, f"{place}.{key}", depth + 1)

@@ -156,8 +156,11 @@ class Core:
     def _restore_runs(self, snapshot: Snapshot) -> None:
         state = self.state
         pending = []
+        began_with = {
+            name: Workflow(definition) for name, definition in snapshot.definitions.items()
+        }
         for run_id, header, step_runs in snapshot.runs:
-            workflow = Workflow(snapshot.definitions[header.definition])
+            workflow = began_with[header.definition]
             requirements = workflow.requirements_over(header.desired_worker_labels)
             run = Run(run_id, header, workflow.steps, requirements, step_runs)
             state.runs[run_id] = run

@@ -129,11 +129,12 @@ class _Guards:
     def open_to(self, labels: Mapping[str, LabelValue]) -> list[Requirement]:
         """The signatures whose guard these labels meet (or nearly: a bound counts as met)."""
         found = list(self.none)
+        by_key = self.by_key
         # whichever is shorter: guards are on few keys, or a worker has few labels
-        keys = self.by_key if len(self.by_key) < len(labels) else labels
+        keys = by_key if len(by_key) < len(labels) else labels
         for key in keys:
-            if key in labels and key in self.by_key:
-                found += self.by_key[key].open_to(labels[key])
+            if key in labels and key in by_key:
+                found += by_key[key].open_to(labels[key])
         return found
 
 

@@ -41,8 +41,8 @@ class Placement:
         self._uses: OrderedDict[Requirement, int] = OrderedDict()
         self._asked = 0
         self._last_asked: dict[Requirement, int] = {}
-        # row → version of the backlog in which no pending signature was for it
-        self._nothing_for: dict[int, int] = {}
+        # by row: the version of the backlog in which no pending signature was for it
+        self._nothing_for: list[int] = []
 
     # ── changes of workers ────────────────────────────────────────────────────────────
 
@@ -58,7 +58,7 @@ class Placement:
     ) -> None:
         """A worker has come."""
         row = self.fleet.join(worker, labels, actions, slots, used, is_open=is_open)
-        self._nothing_for.pop(row, None)
+        self._look_again_at(row)
         self.index.join(row)
 
     def rejoin(
@@ -74,7 +74,7 @@ class Placement:
         slots, used, given = self.fleet.slots[row], self.fleet.used[row], self.fleet.given[row]
         self.leave(worker)
         row = self.fleet.join(worker, labels, actions, slots, used, is_open=is_open, given=given)
-        self._nothing_for.pop(row, None)
+        self._look_again_at(row)
         self.index.join(row)
 
     def leave(self, worker: str) -> None:
@@ -88,7 +88,7 @@ class Placement:
         row = self.fleet.row_of[worker]
         changed = self.fleet.change_labels(row, upsert, delete)
         if changed:
-            self._nothing_for.pop(row, None)
+            self._look_again_at(row)
             self.index.labels_changed(row, changed)
 
     def set_open(self, worker: str, is_open: bool) -> None:
@@ -141,7 +141,7 @@ class Placement:
         row = self.fleet.row_of[worker]
         if not len(self.backlog) or self.fleet.key[row] == NOT_FREE:
             return None
-        if self._nothing_for.get(row) == self.backlog.version:
+        if self._nothing_for[row] == self.backlog.version:
             return None
         best: PendingStep | None = None
         for requirement in self.backlog.open_to(self.fleet.actions(row), self.fleet.labels[row]):
@@ -151,6 +151,12 @@ class Placement:
         if best is None:
             self._nothing_for[row] = self.backlog.version
         return best
+
+    def _look_again_at(self, row: int) -> None:
+        """The row's worker is another, or has other labels: nothing is known of it."""
+        if row == len(self._nothing_for):
+            self._nothing_for.append(-1)
+        self._nothing_for[row] = -1
 
     def score(self, worker: str, requirement: Requirement) -> int:
         """A worker's score (see ``placement.scorer``)."""
