@@ -113,17 +113,19 @@ class Core:
 
     def _time_passed(self, fact: TimePassed) -> None:
         state = self.state
+        silent = []
         for timer in state.due():
             match timer.kind:
                 case "pending":
                     steps.schedule_timed_out(state, timer.name)
                 case "worker" if fact.caught_up:
-                    workers.silence(state, timer.name)
+                    silent.append(timer.name)
                 case "worker":
                     # its word may be among what is still to be read
                     state.wake(state.now + _LOOK_AGAIN, "worker", timer.name)
                 case "held":
                     triggers.hold_is_over(state, timer.name)
+        workers.silence(state, silent)
 
     def restore(self, snapshot: Snapshot, now: int) -> list[Effect]:
         """Begin from what the leader before left in Redis; what is to be done or done again."""

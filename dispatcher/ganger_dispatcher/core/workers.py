@@ -1,5 +1,6 @@
 """What workers say of themselves, and their silence."""
 
+from collections.abc import Iterable
 from copy import deepcopy
 
 from ganger_broker.messages import (
@@ -203,23 +204,32 @@ def watch(state: State, worker: Worker) -> None:
     state.wake(due, "worker", f"{worker.id}/{worker.incarnation}")
 
 
-def silence(state: State, name: str) -> None:
-    """The worker's deadline was due: it is lost, unless it was heard since."""
+def silence(state: State, names: Iterable[str]) -> None:
+    """Deadlines of these workers were due: they are lost, but for those heard since.
+
+    All of them go before the first attempt is given anew, or it would go round those that
+    died with its worker, and be given up after a few of them.
+    """
+    attempts = [attempt for name in names for attempt in _remove_silent(state, name)]
+    for attempt in attempts:
+        attempt_lost(state, attempt)
+
+
+def _remove_silent(state: State, name: str) -> list[str]:
     worker_id, _, incarnation = name.partition("/")
     worker = state.workers.get(worker_id)
     if worker is None or worker.incarnation != incarnation:
-        return
+        return []
     if worker.heartbeat_at + state.policy.worker_timeout > state.now:
         watch(state, worker)
-        return
+        return []
     attempts = _remove(state, worker)
     state.emit(
         DeleteQueue(worker_id),
         Count("workers_lost"),
         Note("worker_lost", {"worker": worker_id, "attempts": sorted(attempts)}),
     )
-    for attempt in attempts:
-        attempt_lost(state, attempt)
+    return attempts
 
 
 def fresh_deadlines(state: State) -> None:
