@@ -90,6 +90,17 @@ def test_a_lost_worker_frees_what_cancelled_runs_held_without_more_ado() -> None
     assert (world.status(), world.stored.attempts) == ("cancelled", {})
 
 
+def test_workers_lost_together_do_not_get_each_other_s_attempts() -> None:
+    world = World(Policy(most_losses=1))
+    for n in range(5):
+        world.join(f"w{n}", slots=2)
+    world.trigger()
+    effects = world.wait(10)
+    assert assigned(effects) == []
+    assert (world.step().losses, world.step().status) == (1, "pending")
+    assert assigned(world.join("next")) == [("r/s/2", "next")]
+
+
 def test_a_worker_that_leaves_gives_its_attempts_back_and_they_are_no_losses() -> None:
     world = World()
     world.join("a")

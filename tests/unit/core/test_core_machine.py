@@ -1,0 +1,410 @@
+"""Whatever happens, in whatever order: nothing is lost, doubled or oversold."""
+
+from collections import Counter
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from ganger_broker.labels import parse_desired
+from ganger_broker.messages import (
+    Heartbeat,
+    LabelsChanged,
+    Outcome,
+    StepDefinition,
+    StepFinished,
+    StepStarted,
+    Trigger,
+    WorkerDraining,
+    WorkerLeft,
+    WorkerRegistered,
+    WorkflowDefinition,
+)
+from ganger_dispatcher.core import Core
+from ganger_dispatcher.core import effects as do
+from ganger_dispatcher.core.core import Fact
+from ganger_dispatcher.core.effects import Effect
+from ganger_dispatcher.core.facts import (
+    AssignmentReturned,
+    BrokerRestored,
+    CancelRequested,
+    TimePassed,
+    TriggerReceived,
+)
+from ganger_dispatcher.core.records import Snapshot, split_attempt
+from ganger_dispatcher.core.state import Policy
+from ganger_dispatcher.core.states import TERMINAL, StepStatus
+from tests.unit.placement.oracle import meets
+
+from .stored import Stored
+from .world import START, address
+
+POLICY = Policy(worker_timeout=10_000, pickup_deadline=8_000, hold=20_000, most_losses=2)
+WORKERS = ["a", "b", "c"]
+RUNS = [f"r{n}" for n in range(6)]
+GPU: dict[str, Any] = {"gpu": {"value": 1, "comparator": "GREATER_THAN_OR_EQUAL"}}
+WARM: dict[str, Any] = {"model": {"value": "x", "weight": 10}}
+FLOWS = {
+    "plain": [
+        WorkflowDefinition("plain", [StepDefinition("s", schedule_timeout=15, retries=1)]),
+        WorkflowDefinition("plain", [StepDefinition("s", desired_worker_labels=WARM)]),
+    ],
+    "tree": [
+        WorkflowDefinition(
+            "tree",
+            [
+                StepDefinition("a", desired_worker_labels=WARM),
+                StepDefinition("b", parents=["a"], desired_worker_labels=GPU),
+                StepDefinition("c", parents=["a"], retries=1),
+            ],
+        )
+    ],
+}
+LABELS = st.dictionaries(st.sampled_from(["gpu", "model"]), st.sampled_from([0, 1, 2, "x", "1"]))
+WISHES = st.sampled_from([{}, {}, GPU, WARM, {"model": "x"}])
+
+
+class CoreMachine(RuleBasedStateMachine):
+    """Facts come as they may; what a worker says it believes is what it was sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = START
+        self.core = Core(POLICY)
+        self.stored = Stored()
+        self.history: list[tuple[Fact | Snapshot, int, list[Effect]]] = []
+        self.incarnations = dict.fromkeys(WORKERS, 0)
+        self.sent: list[tuple[str, str, str]] = []  # (worker, incarnation, attempt)
+        self.asked: dict[str, set[str]] = {}
+        self.answered: Counter[tuple[str, str]] = Counter()
+        self.ended: dict[str, Any] = {}
+        self.said: list[Fact] = []
+        self.seq = 0
+        self.newest: dict[tuple[str, str], int] = {}
+
+    # ── the shell ─────────────────────────────────────────────────────────────────────
+
+    def tell(self, fact: Fact) -> None:
+        if isinstance(fact, TriggerReceived) and fact.run_id in self.ended:
+            fact = TriggerReceived(fact.trigger, fact.run_id, fact.reply, self.ended[fact.run_id])
+        given = deepcopy(fact)
+        self.core.begin_batch()
+        self.carry_out(given, self.core.handle(fact, self.now))
+        self.said.append(given)
+
+    def carry_out(self, cause: Fact | Snapshot, effects: list[Effect]) -> None:
+        self.history.append((cause, self.now, deepcopy(effects)))
+        late = getattr(cause, "ended", None) is not None
+        self.stored.apply(effects)
+        for effect in effects:
+            match effect:
+                case do.Assign(worker, assignment):
+                    self.check_assigned(worker, assignment.attempt)
+                    self.sent.append((worker, assignment.incarnation, assignment.attempt))
+                case do.EndRun(run_id, header):
+                    assert run_id not in self.ended
+                    assert all(s.status in TERMINAL for s in self.stored.steps[run_id].values())
+                    result = next((e.result for e in effects if isinstance(e, do.Reply)), None)
+                    self.ended[run_id] = result
+                    assert header.finished_at == self.now
+                case do.Reply(where, result) if not late:
+                    self.answered[result.run_id or "", where.reply_to] += 1
+        self.forget_dead_letters(effects)
+
+    def forget_dead_letters(self, effects: list[Effect]) -> None:
+        """A held trigger that was buried is answered and gone; it may be asked for anew."""
+        if any(isinstance(effect, do.Bury) for effect in effects):
+            for effect in effects:
+                if isinstance(effect, do.Unhold):
+                    for name in self.asked.pop(effect.run_id, ()):
+                        assert self.answered.pop((effect.run_id, name)) == 1
+
+    def check_assigned(self, worker: str, attempt: str) -> None:
+        """At this time the worker has what the step requires; or it is sent again."""
+        if any(a == attempt and w == worker for w, _, a in self.sent):
+            return
+        parts = split_attempt(attempt)
+        assert parts is not None
+        step = self.stored.steps[parts[0]][parts[1]]
+        labels = dict(self.core.state.workers[worker].labels)
+        for group in parse_desired(step.desired_worker_labels).values():
+            for condition in group:
+                assert meets(labels, condition) or not condition.required
+
+    @initialize(slots=st.lists(st.integers(0, 3), min_size=3, max_size=3))
+    def begin(self, slots: list[int]) -> None:
+        """Most of what is of interest needs workers and runs."""
+        for worker, number in zip(WORKERS, slots, strict=True):
+            if number:
+                self.join(worker, {"gpu": number}, number, ["plain", "tree"], 0, False, False)
+        for run, flow in zip(RUNS, ["plain", "tree", "plain"], strict=False):
+            self.trigger(run, flow, 1, {}, "p")
+
+    # ── programs ──────────────────────────────────────────────────────────────────────
+
+    @rule(
+        run=st.sampled_from(RUNS),
+        flow=st.sampled_from(sorted(FLOWS)),
+        priority=st.integers(1, 3),
+        desired=WISHES,
+        reply=st.sampled_from(["p", "q"]),
+    )
+    def trigger(self, run: str, flow: str, priority: int, desired: Any, reply: str) -> None:
+        if run not in self.ended:
+            self.asked.setdefault(run, set()).add(reply)
+        trigger = Trigger(flow, run_id=run, priority=priority, desired_worker_labels=dict(desired))
+        self.tell(TriggerReceived(trigger, run, address(reply)))
+
+    @rule(run=st.sampled_from(RUNS))
+    def cancel(self, run: str) -> None:
+        self.tell(CancelRequested(run, "enough"))
+
+    # ── workers ───────────────────────────────────────────────────────────────────────
+
+    @rule(
+        worker=st.sampled_from(WORKERS),
+        labels=LABELS,
+        slots=st.integers(1, 3),
+        flows=st.sampled_from([["plain"], ["tree"], ["plain", "tree"]]),
+        version=st.integers(0, 1),
+        again=st.booleans(),
+        draining=st.sampled_from([False, False, False, True]),
+    )
+    def join(
+        self,
+        worker: str,
+        labels: Any,
+        slots: int,
+        flows: list[str],
+        version: int,
+        again: bool,
+        draining: bool,
+    ) -> None:
+        if not again:
+            self.incarnations[worker] += 1
+        known = self.core.state.workers.get(worker)
+        if known is not None and known.incarnation == self.incarnation(worker):
+            slots = known.slots  # a process does not change them
+        self.seq += 1
+        self.tell(
+            WorkerRegistered(
+                worker,
+                self.incarnation(worker),
+                name=worker,
+                slots=slots,
+                labels=labels,
+                label_seq=self.seq,
+                workflows=[FLOWS[flow][version % len(FLOWS[flow])] for flow in flows],
+                attempts=sorted(self.believed(worker)),
+                draining=draining,
+            )
+        )
+
+    def incarnation(self, worker: str) -> str:
+        return str(self.incarnations[worker])
+
+    def believed(self, worker: str) -> set[str]:
+        """What the process was sent and has not said to have finished."""
+        done = {(f.worker, f.attempt) for f in self.said if isinstance(f, StepFinished)}
+        return {
+            attempt
+            for name, incarnation, attempt in self.sent
+            if name == worker
+            and incarnation == self.incarnation(worker)
+            and (name, attempt) not in done
+        }
+
+    @rule(worker=st.sampled_from(WORKERS), upsert=LABELS, delete=st.sampled_from([[], ["gpu"]]))
+    def label(self, worker: str, upsert: Any, delete: list[str]) -> None:
+        self.seq += 1
+        self.tell(LabelsChanged(worker, self.incarnation(worker), self.seq, upsert, delete))
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def drain(self, worker: str) -> None:
+        self.tell(WorkerDraining(worker, self.incarnation(worker)))
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def leave(self, worker: str) -> None:
+        self.tell(WorkerLeft(worker, self.incarnation(worker)))
+
+    @rule(worker=st.sampled_from(WORKERS), forgetful=st.booleans())
+    def beat(self, worker: str, forgetful: bool) -> None:
+        attempts = [] if forgetful else sorted(self.believed(worker))
+        self.tell(Heartbeat(worker, self.incarnation(worker), attempts))
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data(), output=st.integers(0, 9))
+    def start_and_finish(self, data: st.DataObject, output: int) -> None:
+        worker, incarnation, attempt = data.draw(st.sampled_from(self.sent[-6:]))
+        self.tell(StepStarted(worker, incarnation, attempt))
+        self.tell(StepFinished(worker, incarnation, attempt, Outcome.SUCCEEDED, output))
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def start(self, data: st.DataObject) -> None:
+        worker, incarnation, attempt = data.draw(st.sampled_from(self.sent[-6:]))
+        self.tell(StepStarted(worker, incarnation, attempt))
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data(), outcome=st.sampled_from(Outcome), output=st.integers(0, 9))
+    def finish(self, data: st.DataObject, outcome: Outcome, output: int) -> None:
+        worker, incarnation, attempt = data.draw(st.sampled_from(self.sent[-6:]))
+        self.tell(StepFinished(worker, incarnation, attempt, outcome, output))
+
+    # ── the broker, the clock, the dispatcher ─────────────────────────────────────────
+
+    @precondition(lambda self: self.said)
+    @rule(data=st.data())
+    def deliver_again(self, data: st.DataObject) -> None:
+        self.tell(deepcopy(data.draw(st.sampled_from(self.said[-10:]))))
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data(), no_queue=st.booleans())
+    def give_back(self, data: st.DataObject, no_queue: bool) -> None:
+        worker, _, attempt = data.draw(st.sampled_from(self.sent[-6:]))
+        self.tell(AssignmentReturned(worker, attempt, no_queue))
+
+    @rule(seconds=st.sampled_from([0.001, 1, 2, 5, 9, 30]), alive=st.booleans())
+    def wait(self, seconds: float, alive: bool) -> None:
+        end = self.now + round(seconds * 1000)
+        while self.now < end:
+            self.now = min(end, self.now + 1_000)
+            for worker in WORKERS if alive else ():
+                if worker in self.core.state.workers:
+                    attempts = sorted(self.believed(worker))
+                    self.tell(Heartbeat(worker, self.incarnation(worker), attempts))
+            self.tell(TimePassed())
+
+    @rule(seconds=st.sampled_from([7, 60]))
+    def stall(self, seconds: int) -> None:
+        fleet = set(self.core.state.workers)
+        self.now += seconds * 1000
+        self.tell(TimePassed())
+        assert set(self.core.state.workers) == fleet
+
+    @rule()
+    def broker_restored(self) -> None:
+        self.tell(BrokerRestored())
+
+    @rule()
+    def take_over(self) -> None:
+        snapshot = self.stored.snapshot()
+        given = deepcopy(snapshot)
+        self.core = Core(POLICY)
+        self.carry_out(given, self.core.restore(snapshot, self.now))
+        assert self.stored.pending.keys() == set(self.pending())
+
+    # ── what always holds ─────────────────────────────────────────────────────────────
+
+    def pending(self) -> list[str]:
+        return [
+            f"{run.id}/{name}"
+            for run in self.core.state.runs.values()
+            for name, step in run.steps.items()
+            if step.status is StepStatus.PENDING
+        ]
+
+    @invariant()
+    def no_slot_is_oversold(self) -> None:
+        state = self.core.state
+        fleet = state.placement.fleet
+        assert set(fleet.row_of) == set(state.workers)
+        for worker in state.workers.values():
+            row = fleet.row_of[worker.id]
+            assert fleet.used[row] == len(worker.attempts) <= worker.slots == fleet.slots[row]
+            assert fleet.labels[row] == worker.labels
+            assert fleet.is_open(row) == worker.is_open
+
+    @invariant()
+    def labels_never_go_back(self) -> None:
+        for worker in self.core.state.workers.values():
+            process = (worker.id, worker.incarnation)
+            assert worker.label_seq >= self.newest.get(process, 0)
+            self.newest[process] = worker.label_seq
+
+    @invariant()
+    def no_step_is_lost(self) -> None:
+        state = self.core.state
+        held: list[str] = []
+        for run in state.runs.values():
+            assert any(step.status not in TERMINAL for step in run.steps.values())
+            for name, step in run.steps.items():
+                match step.status:
+                    case StepStatus.WAITING:
+                        parents = run.definitions[name].parents
+                        assert any(run.steps[p].status not in TERMINAL for p in parents)
+                    case StepStatus.PENDING:
+                        assert f"{run.id}/{name}" in state.placement.backlog
+                    case StepStatus.ASSIGNED | StepStatus.RUNNING:
+                        attempt = f"{run.id}/{name}/{step.attempt}"
+                        assert attempt in state.workers[step.worker or ""].attempts
+                        held.append(attempt)
+                    case _:
+                        assert step.status in TERMINAL
+        assert len(state.placement.backlog) == len(self.pending())
+        every = [attempt for worker in state.workers.values() for attempt in worker.attempts]
+        assert len(every) == len(set(every))
+        assert set(held) <= set(every)
+
+    @invariant()
+    def no_pending_step_could_be_placed(self) -> None:
+        placement = self.core.state.placement
+        for worker in self.core.state.workers:
+            assert placement.next_for(worker) is None
+
+    @invariant()
+    def a_run_is_live_held_or_ended(self) -> None:
+        state = self.core.state
+        for run in self.asked:
+            places = [run in state.runs, run in state.held, run in self.ended]
+            assert places.count(True) == 1
+        for run, addresses in self.asked.items():
+            for reply in addresses:
+                assert self.answered[run, reply] == (run in self.ended)
+
+    @invariant()
+    def what_is_stored_is_what_is(self) -> None:
+        state, stored = self.core.state, self.stored
+        assert stored.active == set(state.runs)
+        for run in state.runs.values():
+            assert stored.headers[run.id] == run.header
+            assert stored.steps[run.id] == run.steps
+        assert stored.held == state.held
+        assert stored.pending.keys() == set(self.pending())
+        assert stored.workers.keys() == state.workers.keys()
+        for worker in state.workers.values():
+            kept = stored.workers[worker.id]
+            assert stored.attempts[worker.id] == set(worker.attempts)
+            assert (kept["labels"], kept["label_seq"]) == (worker.labels, worker.label_seq)
+            assert (kept["given_at"], kept["slots"]) == (worker.given_at, worker.slots)
+            assert kept["actions"] == worker.actions
+
+    def teardown(self) -> None:
+        """Equal history gives equal effects."""
+        core = Core(POLICY)
+        for cause, at, effects in self.history:
+            if isinstance(cause, Snapshot):
+                core = Core(POLICY)
+                again = core.restore(cause, at)
+            else:
+                core.begin_batch()
+                again = core.handle(cause, at)
+            assert again == effects
+
+
+TestCore = pytest.mark.timeout(300)(CoreMachine.TestCase)
+TestCore.settings = settings(
+    max_examples=300,
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
