@@ -26,7 +26,7 @@ from ganger_broker.settings import Settings
 from ganger_broker.transport import Delivery, Published, Subscription, Transport
 
 from .core.core import Core, Fact
-from .core.effects import Assign, Bury, DeleteQueue, Effect, Reply
+from .core.effects import Assign, Beat, Bury, DeleteQueue, Effect, Reply
 from .core.facts import AssignmentReturned, BrokerRestored, TimePassed, TriggerReceived
 from .core.state import Policy
 from .intake import read, refusal
@@ -46,7 +46,8 @@ _BATCHES_IN_FLIGHT = 16
 _PRUNE_EVERY = 60.0
 """Seconds between looks for runs whose retention is over."""
 _TIDY_AFTER = 1.0
-"""Seconds of idleness until the outbox is emptied of what was sent, for want of a commit."""
+"""Seconds of idleness until what waits for the next commit gets one of its own: heartbeats
+to note, messages to take out of the outbox."""
 _STORE_RETRY = 0.2
 """Seconds between tries while Redis is away."""
 
@@ -112,6 +113,8 @@ class Term:
         self._in_flight = asyncio.Semaphore(_BATCHES_IN_FLIGHT)
         self._sending: set[asyncio.Task[None]] = set()
         self._sent: list[str] = []
+        self._beats: list[Effect] = []
+        self._committed_at = 0
         self._messages = 0
         # a term after a failure may have the same epoch: its messages need other names
         self._names = f"{epoch}-{uuid4().hex[:8]}"
@@ -217,7 +220,16 @@ class Term:
             facts = {received: read(received.delivery, limit) for received in batch}
             await self._look_up_ended(facts)
             effects = self._decide(own, facts)
-            await self._carry_out(effects, batch)
+            if batch and self._can_wait(effects):
+                self._beats += effects
+                self._settle(batch)
+            else:
+                await self._carry_out(effects, batch)
+
+    def _can_wait(self, effects: list[Effect]) -> bool:
+        """Whether the next commit will do: heartbeats are only noted, and told again."""
+        lately = self._clock() - self._committed_at < _TIDY_AFTER * 1000
+        return lately and all(isinstance(effect, Beat) for effect in effects)
 
     def _take(self) -> list["Received"]:
         """The next deliveries, as many as one commit should hold."""
@@ -262,7 +274,7 @@ class Term:
         self._something.clear()
         wake_at = self._core.wake_at
         left = None if wake_at is None else max(0, wake_at - self._clock()) / 1000
-        if self._sent:
+        if self._sent or self._beats:
             left = _TIDY_AFTER if left is None else min(left, _TIDY_AFTER)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(left):
@@ -299,6 +311,9 @@ class Term:
             if name is not None:
                 outbox[name] = message  # type: ignore[assignment]
         sent, self._sent = self._sent, []
+        beats, self._beats = self._beats, []
+        effects = beats + effects
+        self._committed_at = self._clock()
         await self._persist(lambda: self._store.commit(self._epoch, effects, outbox, sent))
         await self._in_flight.acquire()
         gone = [effect.worker for effect in effects if isinstance(effect, DeleteQueue)]
