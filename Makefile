@@ -53,7 +53,7 @@ clean: ## remove the virtual environments and caches
 
 $(READY): requirements/dev.txt pyproject.toml tools/make_venv.sh
 	@sh tools/make_venv.sh $(VENV) requirements/dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(BENCH)/.ready: requirements/bench.txt tools/make_venv.sh

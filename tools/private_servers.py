@@ -15,6 +15,8 @@ from pathlib import Path
 
 START_DEADLINE = 90.0
 """Seconds; RabbitMQ takes five on an idle machine."""
+STOP_DEADLINE = 60.0
+"""Seconds; then it is killed, as nobody else would end it."""
 POLL_INTERVAL = 0.1
 MAX_MESSAGE_SIZE = 16 * 2**20
 """Bytes; the default of RabbitMQ 4, for older ones as well."""
@@ -32,7 +34,7 @@ class PrivateServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start; returns when it answers."""
+        """Start; returns when it answers. What does not come to that is ended."""
         with (self._directory / "output.log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -43,7 +45,11 @@ class PrivateServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        _poll(self._answers_or_died, f"{self._command[0]} to answer")
+        try:
+            _poll(self._answers_or_died, f"{self._command[0]} to answer")
+        except BaseException:  # an interrupt too: nobody else knows of the process
+            self.kill()
+            raise
 
     def stop(self) -> None:
         """Stop it as an operator would; returns when it is gone."""
@@ -76,7 +82,11 @@ class PrivateServer:
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(how)
-            self._process.wait(60)
+            try:
+                self._process.wait(STOP_DEADLINE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
 
 
 class PrivateRabbit(PrivateServer):

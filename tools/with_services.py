@@ -12,6 +12,7 @@ GANGER_TEST_SERVICES=private starts private servers whatever is listening.
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -84,7 +85,7 @@ class Service:
             yield found
             return
         if find(self.program) is None:
-            if self._compose():
+            if not _private() and self._compose():
                 yield self.default
                 return
             self._install()
@@ -103,9 +104,7 @@ class Service:
         return url
 
     def _listening(self) -> str | None:
-        if os.environ.get("GANGER_TEST_SERVICES") == "private":
-            return None
-        return self.default if self.answers(self.default) else None
+        return self.default if not _private() and self.answers(self.default) else None
 
     def _compose(self) -> bool:
         docker = shutil.which("docker")
@@ -155,6 +154,11 @@ SERVICES = (
 )
 
 
+def _private() -> bool:
+    """Whether only private servers will do."""
+    return os.environ.get("GANGER_TEST_SERVICES") == "private"
+
+
 def _shown(url: str) -> str:
     """A URL without its password."""
     parts = urlsplit(url)
@@ -166,6 +170,7 @@ def main(words: list[str]) -> int:
     if words[:1] != ["--"] or len(words) < 2:
         print(__doc__, file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, _terminated)
     with contextlib.ExitStack() as stack:
         try:
             for service in SERVICES:
@@ -174,12 +179,29 @@ def main(words: list[str]) -> int:
         except (Missing, RuntimeError, TimeoutError) as missing:
             print(f"with_services: {missing}", file=sys.stderr)
             return 1
-        command = subprocess.Popen(words[1:])
+        return run(words[1:])
+
+
+def run(words: list[str]) -> int:
+    """Run a command to its end; its exit status, 128 + n where signal n ended it.
+
+    The servers outlive the command whatever happens: interrupts are its affair (the
+    terminal sends them to both), termination is passed on.
+    """
+    command = subprocess.Popen(words)
+    try:
         while True:
-            try:
-                return command.wait()
-            except KeyboardInterrupt:
-                continue  # the command has it too, and ends; then the servers do
+            with contextlib.suppress(KeyboardInterrupt):
+                status = command.wait()
+                return status if status >= 0 else 128 - status
+    except SystemExit:
+        command.terminate()
+        command.wait()
+        raise
+
+
+def _terminated(*_: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -114,3 +114,13 @@ def test_else_it_says_what_to_do(machine: SimpleNamespace) -> None:
         url(machine)
     for way in ("GANGER_BROKER_URL", "docker compose up", "apt-get install rabbitmq-server"):
         assert way in str(raised.value)
+
+
+def test_forced_private_servers_do_not_come_from_docker(
+    machine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.docker = True
+    monkeypatch.setenv("GANGER_TEST_SERVICES", "private")
+    with pytest.raises(Missing):
+        url(machine)
+    assert not machine.ran
