@@ -143,7 +143,11 @@ class WorkerState(StrEnum):
 
 
 class Worker(msgspec.Struct):
-    """A live worker, as Redis keeps it too. ``attempts``: attempt → when it was given, ms."""
+    """A live worker, as Redis keeps it too. ``attempts``: attempt → when it was given, ms.
+
+    ``past``: incarnations that this one replaced; they never come back, whatever is
+    delivered again.
+    """
 
     id: str
     incarnation: str
@@ -159,6 +163,7 @@ class Worker(msgspec.Struct):
     host: str = ""
     pid: int = 0
     version: str = ""
+    past: list[str] = []
     attempts: dict[AttemptId, int] = {}
 
     @property

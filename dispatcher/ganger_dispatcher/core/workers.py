@@ -47,6 +47,10 @@ __all__ = [
 ]
 
 
+_PAST = 4
+"""Replaced incarnations remembered of a worker."""
+
+
 def heard(state: State, event: Event) -> Worker | None:
     """The worker that speaks, its deadline put off; None where the event is not to count."""
     worker = state.workers.get(event.worker)
@@ -66,11 +70,14 @@ def heard(state: State, event: Event) -> Worker | None:
 def registered(state: State, event: WorkerRegistered) -> None:
     """A worker has come, or speaks again."""
     known = state.workers.get(event.worker)
+    if known is not None and event.incarnation in known.past:
+        return  # delivered again: to believe it would take the steps from the process of now
     if known is not None and known.incarnation == event.incarnation:
         worker, lost = _renewed(state, known, event), []
     else:
         lost = _remove(state, known) if known is not None else []
-        worker = _joined(state, event)
+        past = [*known.past, known.incarnation][-_PAST:] if known is not None else []
+        worker = _joined(state, event, past)
     for attempt in event.attempts:
         if attempt not in worker.attempts:
             state.emit(Tell(worker.id, CancelAttempt(attempt, "it was given to another worker")))
@@ -83,7 +90,7 @@ def registered(state: State, event: WorkerRegistered) -> None:
         workflow_registered(state, name)
 
 
-def _joined(state: State, event: WorkerRegistered) -> Worker:
+def _joined(state: State, event: WorkerRegistered, past: list[str]) -> Worker:
     worker = Worker(
         id=event.worker,
         incarnation=event.incarnation,
@@ -98,6 +105,7 @@ def _joined(state: State, event: WorkerRegistered) -> Worker:
         host=event.host,
         pid=event.pid,
         version=event.version,
+        past=past,
     )
     state.workers[worker.id] = worker
     state.placement.join(
