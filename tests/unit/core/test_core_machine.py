@@ -97,9 +97,19 @@ class CoreMachine(RuleBasedStateMachine):
         if isinstance(fact, TriggerReceived) and fact.run_id in self.ended:
             fact = TriggerReceived(fact.trigger, fact.run_id, fact.reply, self.ended[fact.run_id])
         given = deepcopy(fact)
+        counts = not isinstance(fact, StepStarted) or self.is_of_its_worker(fact)
         self.core.begin_batch()
-        self.carry_out(given, self.core.handle(fact, self.now))
+        effects = self.core.handle(fact, self.now)
+        assert counts or not any(isinstance(effect, do.StoreStep) for effect in effects)
+        self.carry_out(given, effects)
         self.said.append(given)
+
+    def is_of_its_worker(self, fact: StepStarted) -> bool:
+        return any(
+            f"{run.id}/{name}/{step.attempt}" == fact.attempt and step.worker == fact.worker
+            for run in self.core.state.runs.values()
+            for name, step in run.steps.items()
+        )
 
     def carry_out(self, cause: Fact | Snapshot, effects: list[Effect]) -> None:
         self.history.append((cause, self.now, deepcopy(effects)))
@@ -130,7 +140,9 @@ class CoreMachine(RuleBasedStateMachine):
 
     def check_assigned(self, worker: str, attempt: str) -> None:
         """At this time the worker has what the step requires; or it is sent again."""
-        if any(a == attempt and w == worker for w, _, a in self.sent):
+        before = {(w, incarnation) for w, incarnation, a in self.sent if a == attempt}
+        if before:
+            assert before == {(worker, self.core.state.workers[worker].incarnation)}
             return
         parts = split_attempt(attempt)
         assert parts is not None
@@ -145,7 +157,8 @@ class CoreMachine(RuleBasedStateMachine):
         """Most of what is of interest needs workers and runs."""
         for worker, number in zip(WORKERS, slots, strict=True):
             if number:
-                self.join(worker, {"gpu": number}, number, ["plain", "tree"], 0, False, False)
+                flows = ["plain", "tree"] if number > 1 else ["plain"]
+                self.join(worker, {"gpu": number}, number, flows, 0, False, False)
         for run, flow in zip(RUNS, ["plain", "tree", "plain"], strict=False):
             self.trigger(run, flow, 1, {}, "p")
 
@@ -223,10 +236,16 @@ class CoreMachine(RuleBasedStateMachine):
             and (name, attempt) not in done
         }
 
-    @rule(worker=st.sampled_from(WORKERS), upsert=LABELS, delete=st.sampled_from([[], ["gpu"]]))
-    def label(self, worker: str, upsert: Any, delete: list[str]) -> None:
+    @rule(
+        worker=st.sampled_from(WORKERS),
+        upsert=LABELS,
+        delete=st.sampled_from([[], ["gpu"]]),
+        late=st.sampled_from([0, 0, 1, 4]),
+    )
+    def label(self, worker: str, upsert: Any, delete: list[str], late: int) -> None:
         self.seq += 1
-        self.tell(LabelsChanged(worker, self.incarnation(worker), self.seq, upsert, delete))
+        seq = max(1, self.seq - late)
+        self.tell(LabelsChanged(worker, self.incarnation(worker), seq, upsert, delete))
 
     @rule(worker=st.sampled_from(WORKERS))
     def drain(self, worker: str) -> None:
@@ -300,10 +319,21 @@ class CoreMachine(RuleBasedStateMachine):
         snapshot = self.stored.snapshot()
         given = deepcopy(snapshot)
         self.core = Core(POLICY)
-        self.carry_out(given, self.core.restore(snapshot, self.now))
+        effects = self.core.restore(snapshot, self.now)
+        self.carry_out(given, effects)
+        sent = {e.assignment.attempt for e in effects if isinstance(e, do.Assign)}
+        assert sent == set(self.attempts(StepStatus.ASSIGNED))
         assert self.stored.pending.keys() == set(self.pending())
 
     # ── what always holds ─────────────────────────────────────────────────────────────
+
+    def attempts(self, status: StepStatus) -> list[str]:
+        return [
+            f"{run.id}/{name}/{step.attempt}"
+            for run in self.core.state.runs.values()
+            for name, step in run.steps.items()
+            if step.status is status
+        ]
 
     def pending(self) -> list[str]:
         return [
@@ -326,9 +356,10 @@ class CoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def labels_never_go_back(self) -> None:
+        before, self.newest = self.newest, {}
         for worker in self.core.state.workers.values():
             process = (worker.id, worker.incarnation)
-            assert worker.label_seq >= self.newest.get(process, 0)
+            assert worker.label_seq >= before.get(process, 0)
             self.newest[process] = worker.label_seq
 
     @invariant()

@@ -126,6 +126,18 @@ def test_a_new_incarnation_gets_the_attempts_of_the_old_one_anew() -> None:
     assert world.stored.workers["a"]["labels"] == {"model": "y"}
 
 
+def test_a_registration_of_the_old_incarnation_delivered_again_changes_nothing() -> None:
+    world = World()
+    world.join("a")
+    world.join("a", incarnation="2")
+    world.trigger()
+    world.take_over()
+    assert world.join("a", incarnation="1") == []
+    world.incarnations["a"] = "2"
+    world.finish("r/s/1")
+    assert world.status() == "succeeded"
+
+
 def test_the_same_incarnation_again_keeps_its_attempts() -> None:
     world = World()
     world.join("a", slots=2)
