@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import structlog
@@ -23,12 +23,13 @@ from ganger_broker.errors import (
     TransportError,
 )
 from ganger_broker.settings import Settings
-from ganger_broker.transport import Delivery, Published, Subscription, Transport
+from ganger_broker.transport import Published, Transport
 
 from .core.core import Core, Fact
 from .core.effects import Assign, Beat, Bury, DeleteQueue, Effect, Reply
 from .core.facts import AssignmentReturned, BrokerRestored, TimePassed, TriggerReceived
 from .core.state import Policy
+from .inbox import Inbox, Received
 from .intake import read, refusal
 from .outgoing import Sendable, pack, sendable
 from .store.redis_store import Message, RedisStore
@@ -39,8 +40,6 @@ T = TypeVar("T")
 
 _log = structlog.get_logger("ganger.dispatcher")
 
-_BATCH_BYTES = 16 * 2**20
-"""Bodies in one batch: what it commits is of that order, and Redis takes 512 MB at most."""
 _BATCHES_IN_FLIGHT = 16
 """Committed batches whose messages are not confirmed yet, at most."""
 _PRUNE_EVERY = 60.0
@@ -59,19 +58,6 @@ def policy_of(settings: Settings) -> Policy:
         pickup_deadline=round(settings.pickup_deadline * 1000),
         hold=round(settings.hold * 1000),
     )
-
-
-class Received(NamedTuple):
-    """A delivery and the queue it came from."""
-
-    delivery: Delivery
-    queue: str
-
-    def __hash__(self) -> int:
-        return id(self.delivery)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Received) and other.delivery is self.delivery
 
 
 class Poisoned(Exception):
@@ -103,13 +89,11 @@ class Term:
         self._topology = settings.topology()
         self._log = _log.bind(dispatcher=dispatcher_id, epoch=epoch)
         self._core = Core(policy_of(self._settings))
-        self._inbox: deque[Received] = deque()
-        self._unsettled: dict[tuple[str, Any], Received] = {}
         self._facts: deque[Fact] = deque()
         self._something = asyncio.Event()
+        self._inbox = Inbox(transport, settings.batch, self._something.set)
         self._over = asyncio.Event()
         self._away = False
-        self._subscriptions: dict[str, Subscription] = {}
         self._in_flight = asyncio.Semaphore(_BATCHES_IN_FLIGHT)
         self._sending: set[asyncio.Task[None]] = set()
         self._sent: list[str] = []
@@ -130,7 +114,8 @@ class Term:
         keeping.add_done_callback(lambda _: self.end())
         try:
             await self._take_over()
-            await self._consume()
+            await self._inbox.consume(self._topology.triggers)
+            await self._inbox.consume(self._topology.events)
             self._log.info("leading")
             on_leading()
             await self._work()
@@ -183,20 +168,6 @@ class Term:
         await self._in_flight.acquire()
         self._spawn(self._finish(list(outbox.values()), list(outbox), [], []))
 
-    async def _consume(self) -> None:
-        # twice the batch: one batch is worked on while the next one arrives
-        for queue in (self._topology.triggers, self._topology.events):
-            self._subscriptions[queue] = await self._transport.consume(
-                queue,
-                lambda delivery, queue=queue: self._receive(delivery, queue),  # type: ignore[misc]
-                prefetch=2 * self._settings.batch,
-            )
-
-    def _receive(self, delivery: Delivery, queue: str) -> None:
-        received = self._unsettled[queue, delivery.tag] = Received(delivery, queue)
-        self._inbox.append(received)
-        self._something.set()
-
     def reconnected(self) -> None:
         """The broker was away and is back."""
         self._away = False
@@ -215,14 +186,14 @@ class Term:
             self._facts.clear()
             if self._due():
                 own.append(TimePassed(caught_up=self._caught_up()))
-            batch = self._take()
+            batch = self._inbox.take()
             limit = self._settings.max_message_bytes
             facts = {received: read(received.delivery, limit) for received in batch}
             await self._look_up_ended(facts)
             effects = self._decide(own, facts)
             if batch and self._can_wait(effects):
                 self._beats += effects
-                self._settle(batch)
+                self._inbox.settle(batch)
             else:
                 await self._carry_out(effects, batch)
 
@@ -231,17 +202,7 @@ class Term:
         lately = self._clock() - self._committed_at < _TIDY_AFTER * 1000
         return lately and all(isinstance(effect, Beat) for effect in effects)
 
-    def _take(self) -> list["Received"]:
-        """The next deliveries, as many as one commit should hold."""
-        batch: list[Received] = []
-        size = 0
-        while self._inbox and len(batch) < self._settings.batch and size < _BATCH_BYTES:
-            received = self._inbox.popleft()
-            size += len(received.delivery.body)
-            batch.append(received)
-        return batch
-
-    def _decide(self, own: list[Fact], facts: dict["Received", list[Fact]]) -> list[Effect]:
+    def _decide(self, own: list[Fact], facts: dict[Received, list[Fact]]) -> list[Effect]:
         """Feed the core; a delivery that it cannot handle is named."""
         now = self._clock()
         effects: list[Effect] = []
@@ -259,8 +220,7 @@ class Term:
         """Whether silence says anything: the broker is there, and what it brought was handled."""
         if not self._transport.connected:
             self._away = True
-        unread = any(received.queue == self._topology.events for received in self._inbox)
-        return not self._away and not unread
+        return not self._away and not self._inbox.has_from(self._topology.events)
 
     def _due(self) -> bool:
         wake_at = self._core.wake_at
@@ -280,7 +240,7 @@ class Term:
             async with asyncio.timeout(left):
                 await self._something.wait()
 
-    async def _look_up_ended(self, facts: dict["Received", list[Fact]]) -> None:
+    async def _look_up_ended(self, facts: dict[Received, list[Fact]]) -> None:
         """Give triggers of runs that have ended their results: the core knows only live ones."""
         runs = self._core.state.runs
         asked = [
@@ -361,7 +321,7 @@ class Term:
                 outcomes = await self._transport.publish(packed)
                 for message, name, outcome in zip(messages, names, outcomes, strict=True):
                     self._published(message, name, outcome)
-            self._settle(batch)
+            self._inbox.settle(batch)
             for worker in gone:
                 await self._transport.delete_queue(self._topology.worker_queue(worker))
         except TransportClosed:
@@ -388,15 +348,6 @@ class Term:
             # a reply that nobody waits for any more was returned, and is done with as well
             self._sent.append(name)
 
-    def _settle(self, batch: list["Received"]) -> None:
-        """Acknowledge."""
-        for queue, subscription in self._subscriptions.items():
-            done = [received.delivery for received in batch if received.queue == queue]
-            if done:
-                subscription.ack(done)
-        for received in batch:
-            self._unsettled.pop((received.queue, received.delivery.tag), None)
-
     async def _bury(self, poisoned: "Poisoned") -> None:
         """Dead-letter a delivery that the core cannot handle, so that it does not come again."""
         delivery = poisoned.received.delivery
@@ -408,16 +359,10 @@ class Term:
 
     async def _give_back(self) -> None:
         """Stop consuming; send what was committed; the rest is for the next leader."""
-        for subscription in self._subscriptions.values():
-            await subscription.cancel()
+        await self._inbox.close()
         if self._sending:
             await asyncio.wait(list(self._sending), timeout=self._settings.lease)
         if self._sent:
             with contextlib.suppress(StoreError):
                 await self._store.commit(self._epoch, [], sent=self._sent)
-        for queue, subscription in self._subscriptions.items():
-            left = [r.delivery for r in self._unsettled.values() if r.queue == queue]
-            if left:
-                subscription.requeue(left)
-        self._unsettled.clear()
-        self._inbox.clear()
+        self._inbox.give_back()

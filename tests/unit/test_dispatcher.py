@@ -158,6 +158,7 @@ async def test_what_the_core_cannot_handle_is_dead_lettered_and_the_rest_goes_on
     dead = await outside.dead.get()
     assert dead.headers["ganger-reason"] == "internal_error"
     assert "a defect" in dead.headers["ganger-detail"]
+    assert (await outside.results.get()).status == "failed"
     await outside.join("w")
     await outside.trigger("good")
     assert (await outside.work("w")).run_id == "good"
