@@ -124,7 +124,7 @@ def check_key(key: object, place: str = "label") -> str:
     """Return ``key`` if it can be a label's key.
 
     Raises:
-        InvalidLabel: it is not a string of 1 to 128 characters.
+        InvalidLabel: it is not a string of 1 to 128 characters, all valid Unicode.
     """
     if not isinstance(key, str):
         raise InvalidLabel(f"{place}: the key {key!r} must be a string, not {_kind(key)}")
@@ -133,6 +133,8 @@ def check_key(key: object, place: str = "label") -> str:
             f"{place}: the key {_short(key)} must have 1 to {MAX_KEY_LENGTH} characters, "
             f"it has {len(key)}"
         )
+    if not _is_text(key):
+        raise InvalidLabel(f"{place}: the key {_short(key)} is not valid Unicode text")
     return key
 
 
@@ -153,10 +155,8 @@ def check_value(value: object, place: str) -> LabelValue:
                 f"{place}: the string {_short(value)} has {len(value)} characters, "
                 f"at most {MAX_STRING_LENGTH} are allowed"
             )
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise InvalidLabel(f"{place}: {_short(value)} is not valid Unicode text") from None
+        if not _is_text(value):
+            raise InvalidLabel(f"{place}: {_short(value)} is not valid Unicode text")
         return value
     if isinstance(value, int):
         if abs(value) > MAX_EXACT_INT:
@@ -312,6 +312,15 @@ def _parse_value(
             f"{_short(value)} was given"
         )
     return tuple(check_value(item, f"{place}[{index}]") for index, item in enumerate(value))
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be encoded: Python's strings may hold half a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _kind(value: object) -> str:

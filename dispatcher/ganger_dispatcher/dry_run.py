@@ -81,3 +81,5 @@ def _read(text: bytes) -> _File:
         raise InvalidInput(named) from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise InvalidInput(f"is not JSON: {exc}") from exc
+    except RecursionError as exc:
+        raise InvalidInput("is not JSON that can be read: it is nested too deeply") from exc
