@@ -1,7 +1,7 @@
 """The Redis adapter: lease, commit, take-over, pruning."""
 
 from collections.abc import Awaitable, Iterable, Sequence
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -41,7 +41,7 @@ def open_redis(url: str) -> Redis:
     return FakeAsyncRedis(server=_memory_server(url))
 
 
-@lru_cache
+@cache
 def _memory_server(url: str) -> Any:
     from fakeredis import FakeServer
 
