@@ -207,7 +207,8 @@ def test_redis_is_in_memory_where_the_broker_is_unless_told_otherwise() -> None:
         return embedded.embedded_settings(Settings.load(**flags)).redis_url
 
     assert redis_of(broker_url="memory://mine") == "memory://mine"
-    assert redis_of(broker_url="memory://", redis_url="redis://there/0") == "redis://there/0"
+    assert redis_of(broker_url="memory://a", redis_url="redis://there/0") == "memory://a"
+    assert redis_of(broker_url="memory://a", redis_url="memory://b") == "memory://b"
     assert redis_of(broker_url="amqp://there/").startswith("redis://")
 
 

@@ -38,11 +38,13 @@ _lock = threading.Lock()
 
 
 def embedded_settings(settings: Settings) -> Settings:
-    """These settings, with Redis in memory where the broker is and nothing else was said.
+    """These settings, with Redis in memory where the broker is.
 
-    Each broker in memory has a Redis of its own: two that shared one would have one leader.
+    Whatever ``GANGER_REDIS_URL`` says: what goes through a broker in memory concerns this
+    process only, and each such broker has a Redis of its own. Two that shared one would
+    have one leader, and the other's dispatcher would stand by for ever.
     """
-    if settings.embedded and "redis_url" not in settings.model_fields_set:
+    if settings.embedded and not settings.redis_url.startswith(MEMORY_URL):
         return settings.model_copy(update={"redis_url": settings.broker_url})
     return settings
 
