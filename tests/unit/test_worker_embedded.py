@@ -202,7 +202,7 @@ def test_one_dispatcher_serves_a_url(app: Ganger) -> None:
     assert embedded.ensure_dispatcher(other.settings) is not first
 
 
-def test_redis_is_in_memory_where_the_broker_is_unless_told_otherwise() -> None:
+def test_redis_is_in_memory_where_the_broker_is() -> None:
     def redis_of(**flags: str) -> str:
         return embedded.embedded_settings(Settings.load(**flags)).redis_url
 

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from ganger_broker.errors import MissingExtra
-from ganger_broker.settings import Settings
+from ganger_broker.settings import MEMORY_URL, Settings
 
 from .background import BackgroundLoop
 
