@@ -3,11 +3,12 @@
     python bench/e2e.py [--rounds 3] [--only ganger-classic celery …] [--json FILE]
 
 Same RabbitMQ, same Redis, same machine, one run. Each system has one worker process,
-durable classic queues, persistent and confirmed messages, and acknowledges late; Ganger
-besides has its dispatcher, 999 more registered workers with labels that are alive, and a
-second line on quorum queues, its default. Throughput: 5,000 jobs, 200 in flight, every
-result awaited. Round trips: one job at a time. The systems take turns; the figures are
-medians over the rounds.
+durable classic queues, persistent messages, late acknowledgements and results in Redis.
+Celery and Dramatiq come twice: as they are by default, and with confirmed publishes,
+which Taskiq always has. Ganger confirms each hop, has its dispatcher besides and 999 more
+registered workers with labels that are alive, and a second line on quorum queues, its
+default. Throughput: 5,000 jobs, 200 in flight, every result awaited. Round trips: one job
+at a time. The systems take turns; the figures are medians over the rounds.
 
 ``make bench-peers`` runs it, with the peers in .venv-bench.
 """
@@ -19,18 +20,25 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from uuid import uuid4
 
 import pika
 import redis
+from peers.driving import READY
 
+from ganger_broker.settings import Settings
 from ganger_broker.topology import Exchange, Queue, Topology
 
 ROOT = Path(__file__).parents[1]
 OWN = Path(sys.executable).parent
 PEERS = ROOT / ".venv-bench" / "bin"
+START_DEADLINE = 60.0
+"""Seconds until a process that is not ready is ended."""
 
 
 @dataclass
@@ -43,9 +51,16 @@ class System:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def peer(name: str, command: list[str], ready: str) -> System:
+def peer(name: str, *command: str, confirmed: bool = False) -> System:
+    """A peer as its users start it; ``confirmed``: told to confirm what its default does not."""
     client = [str(PEERS / "python"), "-m", f"bench.peers.{name}_app"]
-    return System(name, [([str(PEERS / command[0]), *command[1:]], ready)], client)
+    worker = [str(PEERS / command[0]), *command[1:]]
+    return System(
+        f"{name}-confirmed" if confirmed else name,
+        [(worker, READY)],
+        client,
+        {"BENCH_CONFIRMED": "yes" if confirmed else "no"},
+    )
 
 
 def ganger(queue_type: str) -> System:
@@ -65,24 +80,25 @@ def ganger(queue_type: str) -> System:
     )
 
 
+CELERY = ("celery", "celery", "-A", "bench.peers.celery_app", "worker", "--pool=solo")
+DRAMATIQ = ("dramatiq", "dramatiq", "bench.peers.dramatiq_app", "--processes=1", "--threads=8")
+TASKIQ = (
+    *("taskiq", "taskiq", "worker", "bench.peers.taskiq_app:broker", "--workers=1"),
+    "--log-level=WARNING",  # as quiet as the others are by default
+)
 SYSTEMS = [
-    peer(
-        "celery",
-        ["celery", "-A", "bench.peers.celery_app", "worker", "--pool=solo", "--loglevel=info"],
-        "ready.",
-    ),
-    peer(
-        "dramatiq",
-        ["dramatiq", "bench.peers.dramatiq_app", "--processes=1", "--threads=8"],
-        "Worker process is ready",
-    ),
-    peer(
-        "taskiq",
-        ["taskiq", "worker", "bench.peers.taskiq_app:broker", "--workers=1"],
-        "Listening started",
-    ),
+    peer(*CELERY),
+    peer(*CELERY, confirmed=True),
+    peer(*DRAMATIQ),
+    peer(*DRAMATIQ, confirmed=True),
+    peer(*TASKIQ),
     ganger("classic"),
     ganger("quorum"),
+]
+PEER_QUEUES = [
+    "bench-celery",
+    *("bench-dramatiq", "bench-dramatiq.DQ", "bench-dramatiq.XQ"),
+    *("bench-taskiq", "bench-taskiq-dead", "bench-taskiq-delay"),
 ]
 
 
@@ -103,8 +119,7 @@ def measure(system: System) -> dict[str, float]:
     finally:
         for process in reversed(started):
             end(process)
-        if "GANGER_PREFIX" in system.environment:
-            tidy(system.environment["GANGER_PREFIX"])
+        tidy(system)
 
 
 def start(command: list[str], ready: str, environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -120,13 +135,16 @@ def start(command: list[str], ready: str, environment: dict[str, str]) -> subpro
     )
     assert process.stdout is not None
     said = []
+    too_long = threading.Timer(START_DEADLINE, end, [process])
+    too_long.start()
     for line in process.stdout:
         said.append(line)
         if ready in line:
+            too_long.cancel()
             # from here on nobody reads what it prints; it must not block on that
             subprocess.Popen(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL)
             return process
-    raise SystemExit(f"{' '.join(command)} ended:\n{''.join(said)}")
+    raise SystemExit(f"{' '.join(command)} ended without {ready!r}:\n{''.join(said)}")
 
 
 def end(process: subprocess.Popen[str]) -> None:
@@ -139,29 +157,27 @@ def end(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def tidy(prefix: str) -> None:
-    """Delete all that a run of Ganger left under its prefix."""
-    with redis.Redis.from_url(os.environ["GANGER_REDIS_URL"]) as client:
-        for keys in _chunks(client.scan_iter(f"{prefix}:*", count=1000)):
-            client.delete(*keys)
+def tidy(system: System) -> None:
+    """Delete what a system left; the peers' results go by themselves, after ten minutes."""
+    queues, exchanges = PEER_QUEUES, ["bench-celery", "bench-taskiq"]
+    if prefix := system.environment.get("GANGER_PREFIX"):
+        shared = Topology(prefix).shared()
+        queues = [item.name for item in shared if isinstance(item, Queue)]
+        exchanges = [item.name for item in shared if isinstance(item, Exchange)]
+        with redis.Redis.from_url(os.environ["GANGER_REDIS_URL"]) as client:
+            for keys in _chunks(client.scan_iter(f"{prefix}:*", count=1000), 1000):
+                client.delete(*keys)
     connection = pika.BlockingConnection(pika.URLParameters(os.environ["GANGER_BROKER_URL"]))
     channel = connection.channel()
-    for item in Topology(prefix).shared():
-        if isinstance(item, Queue):
-            channel.queue_delete(item.name)
-        elif isinstance(item, Exchange):
-            channel.exchange_delete(item.name)
+    for queue in queues:
+        channel.queue_delete(queue)
+    for exchange in exchanges:
+        channel.exchange_delete(exchange)
     connection.close()
 
 
-def _chunks(keys):  # type: ignore[no-untyped-def]
-    held = []
-    for key in keys:
-        held.append(key)
-        if len(held) == 1000:
-            yield held
-            held = []
-    if held:
+def _chunks(keys: Iterator[bytes], size: int) -> Iterator[list[bytes]]:
+    while held := list(islice(keys, size)):
         yield held
 
 
@@ -171,6 +187,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[s.name for s in SYSTEMS])
     parser.add_argument("--json", help="also write the figures to this file")
     given = parser.parse_args()
+    settings = Settings.load()
+    os.environ["GANGER_BROKER_URL"] = settings.broker_url
+    os.environ["GANGER_REDIS_URL"] = settings.redis_url
     systems = [s for s in SYSTEMS if not given.only or s.name in given.only]
     found: dict[str, list[dict[str, float]]] = {system.name: [] for system in systems}
     for number in range(given.rounds):
@@ -178,7 +197,7 @@ def main() -> None:
             figures = measure(system)
             found[system.name].append(figures)
             print(
-                f"round {number + 1} {system.name:<16}"
+                f"round {number + 1} {system.name:<20}"
                 + "  ".join(f"{name} {value:8.1f}" for name, value in figures.items()),
                 flush=True,
             )
@@ -195,11 +214,11 @@ def show(medians: dict[str, dict[str, float]]) -> None:
     """The table, with ratios to the fastest peer."""
     peers = [name for name in medians if not name.startswith("ganger")]
     best = max(peers, key=lambda name: medians[name]["jobs_per_s"], default=None)
-    print(f"\n{'':<16}{'jobs/s':>10}{'p50 ms':>10}{'p95 ms':>10}{'of fastest peer':>18}")
+    print(f"\n{'':<20}{'jobs/s':>10}{'p50 ms':>10}{'p95 ms':>10}{'of fastest peer':>18}")
     for name, row in medians.items():
         ratio = f"{row['jobs_per_s'] / medians[best]['jobs_per_s']:.2f}x" if best else ""
         print(
-            f"{name:<16}{row['jobs_per_s']:>10,.0f}{row['p50_ms']:>10.1f}"
+            f"{name:<20}{row['jobs_per_s']:>10,.0f}{row['p50_ms']:>10.1f}"
             f"{row['p95_ms']:>10.1f}{ratio:>18}"
         )
 

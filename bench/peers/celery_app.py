@@ -1,13 +1,15 @@
-"""Celery: late acks, publisher confirms, results in Redis; one worker process (solo pool).
+"""Celery: late acks, results in Redis; one worker process (solo pool).
 
 The solo pool runs tasks in the worker's own process: with one process and jobs that do
 nothing it is Celery's fastest, as there is no hop to a child.
 """
 
 import os
+from typing import Any
 
-from bench.peers.driving import drive
+from bench.peers.driving import CONFIRMED, READY, drive
 from celery import Celery
+from celery.signals import worker_ready
 from kombu import Queue
 
 app = Celery(
@@ -15,16 +17,20 @@ app = Celery(
 )
 app.conf.update(
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"confirm_publish": True},
+    broker_transport_options={"confirm_publish": CONFIRMED},
     task_acks_late=True,
     task_default_delivery_mode="persistent",
     task_default_queue="bench-celery",
     task_queues=[Queue("bench-celery", durable=True)],
     task_serializer="json",
-    worker_prefetch_multiplier=100,
+    worker_prefetch_multiplier=200,
     result_expires=600,
-    worker_hijack_root_logger=False,
 )
+
+
+@worker_ready.connect
+def ready(**_: Any) -> None:
+    print(READY, flush=True)
 
 
 @app.task(name="noop")
@@ -33,4 +39,4 @@ def noop() -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    drive(noop.delay, lambda result: result.get(timeout=60, interval=0.001))
+    drive(noop.delay, lambda result: result.get(timeout=60))

@@ -6,10 +6,17 @@ Standard library only: it runs in the peers' environment and in Ganger's.
 import argparse
 import asyncio
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+READY = "bench worker ready"
+"""What a peer's worker prints when it takes jobs."""
+
+CONFIRMED = os.environ.get("BENCH_CONFIRMED") == "yes"
+"""Whether a client waits until the broker has taken each job; most peers' default is no."""
 
 WARM_UP = 200
 """Jobs that are not counted: connections, caches, scripts loaded."""
@@ -63,9 +70,13 @@ def drive(submit: Callable[[], Any], wait: Callable[[Any], Any]) -> None:
     report(given.jobs, seconds, trips)
 
 
-async def drive_async(job: Callable[[], Awaitable[Any]]) -> None:
-    """An asyncio client: ``job`` submits one and awaits its result."""
+async def drive_async(
+    job: Callable[[], Awaitable[Any]], alone: Callable[[], Awaitable[Any]] | None = None
+) -> None:
+    """An asyncio client: ``job`` submits one and awaits its result; ``alone`` is how it
+    does while no other is in flight, where that differs."""
     given = arguments()
+    alone = alone or job
 
     async def flow(jobs: int) -> None:
         left = iter(range(jobs))
@@ -83,6 +94,6 @@ async def drive_async(job: Callable[[], Awaitable[Any]]) -> None:
     trips = []
     for _ in range(given.round_trips):
         began = time.perf_counter()
-        await job()
+        await alone()
         trips.append(time.perf_counter() - began)
     report(given.jobs, seconds, trips)
