@@ -5,7 +5,7 @@ from ganger_dispatcher.core.effects import Count, DeleteQueue, DropWorker
 from ganger_dispatcher.core.facts import BrokerRestored, TimePassed
 from ganger_dispatcher.core.state import Policy
 
-from .world import World, address, assigned, of, replies, told
+from .world import World, assigned, of, replies, told
 
 
 def test_a_silent_worker_is_lost_and_its_attempt_given_to_another() -> None:
@@ -211,8 +211,7 @@ def test_while_the_broker_was_away_nobody_could_be_heard() -> None:
 
 
 def test_a_core_without_workers_and_runs_asks_for_no_wake_up() -> None:
+    assert World().core.wake_at is None
     world = World()
-    assert world.core.wake_at is None
-    world.trigger(workflow="held", reply="q")
+    world.trigger()
     assert world.core.wake_at == world.now + 60_000
-    assert address("q") in world.stored.held["r"].reply

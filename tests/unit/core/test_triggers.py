@@ -16,7 +16,7 @@ from ganger_dispatcher.core.effects import (
     Unhold,
 )
 from ganger_dispatcher.core.facts import MessageRefused, TriggerReceived
-from ganger_dispatcher.core.records import Held
+from ganger_dispatcher.core.records import Held, ReplyAddress
 
 from .world import START, World, address, assigned, of, one_step, replies
 
@@ -156,7 +156,7 @@ def test_a_trigger_that_nobody_registered_in_time_is_buried_and_answered() -> No
 
 @pytest.mark.parametrize("reply", [None, address("q")])
 def test_a_refused_message_is_buried_with_its_reason_and_answered(
-    reply: msgspec.Struct | None,
+    reply: ReplyAddress | None,
 ) -> None:
     world = World()
     fact = MessageRefused(b"{", "application/json", "trigger.w", "malformed", "$: no", reply)

@@ -52,7 +52,11 @@ def told(effects: list[Effect]) -> list[tuple[str, Any]]:
 def replies(effects: list[Effect]) -> list[tuple[str, str, str | None]]:
     """(reply_to, status, reason) of every answer, in order."""
     return [
-        (e.address.reply_to, e.result.status.value, e.result.error and e.result.error.reason.value)
+        (
+            e.address.reply_to,
+            e.result.status.value,
+            e.result.error.reason.value if e.result.error else None,
+        )
         for e in of(effects, Reply)
     ]
 
