@@ -157,14 +157,14 @@ def check_value(value: object, place: str) -> LabelValue:
             )
         if not _is_text(value):
             raise InvalidLabel(f"{place}: {_short(value)} is not valid Unicode text")
-        return value
+        return str.__str__(value)  # plain: a subclass could not be packed
     if isinstance(value, int):
         if abs(value) > MAX_EXACT_INT:
             raise InvalidLabel(f"{place}: the whole number {value} must be within ±2^53")
-        return value
+        return int(value)
     if not math.isfinite(value):
         raise InvalidLabel(f"{place}: {value!r} must be a finite number")
-    return value
+    return float(value)
 
 
 def check_labels(labels: object, place: str = "labels") -> dict[str, LabelValue]:

@@ -12,6 +12,7 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ganger_broker.errors import InvalidInput
 from ganger_broker.logs import configure_logging
@@ -88,7 +89,8 @@ def workers(as_json: AsJson = False, redis_url: RedisUrl = None, prefix: Prefix 
         return
     table = Table("worker", "state", "slots", "labels", "actions", "heard", title="Workers")
     for worker in found:
-        table.add_row(
+        _add_row(
+            table,
             worker.id,
             worker.state.value,
             f"{worker.used}/{worker.slots}",
@@ -114,7 +116,8 @@ def runs(
     table = Table("run", "workflow", "status", "steps", "created", "took", title="Runs")
     for run_id, header, steps in found:
         end = header.finished_at
-        table.add_row(
+        _add_row(
+            table,
             run_id,
             header.workflow,
             header.status.value + (f"\n{header.error.message}" if header.error else ""),
@@ -137,7 +140,7 @@ def explain(
     if as_json:
         _print_json(found)
         return
-    console = Console()
+    console = Console(markup=False)
     console.print(_explain_text(found), highlight=False)
     if found.verdict is not None:
         console.print(_reasons_table(found.workers))
@@ -161,7 +164,7 @@ def match(
     if as_json:
         _print_json(explanation)
         return
-    console = Console()
+    console = Console(markup=False)
     chosen = explanation.selected
     console.print(f"selected: {chosen}" if chosen else "selected: nobody", highlight=False)
     console.print(_reasons_table(_plain(explanation)))
@@ -192,6 +195,11 @@ def _print_json(value: Any) -> None:
 
 def _print_table(table: Table, rows: list[Any], nothing: str) -> None:
     Console().print(table if rows else nothing)
+
+
+def _add_row(table: Table, *cells: str) -> None:
+    """Cells are what users wrote: brackets in them are brackets, and no markup."""
+    table.add_row(*map(Text, cells))
 
 
 def _plain(explanation: Explanation) -> list[dict[str, Any]]:
@@ -243,7 +251,8 @@ def _reasons_table(workers: list[dict[str, Any]]) -> Table:
             f"\n{worker['used']}/{worker['slots']} {worker['state']}" if "state" in worker else ""
         )
         reasons = [msgspec.convert(reason, Reason) for reason in worker["reasons"]]
-        table.add_row(
+        _add_row(
+            table,
             worker["id"] + load,
             "yes" if worker["eligible"] else "no",
             str(worker["highest_weight"]),

@@ -257,3 +257,18 @@ def test_a_string_and_a_number_make_different_requirements() -> None:
 
     assert of("1") != of(1)
     assert of("x") != Requirement.of("w:t", parse_desired({"m": "x"})["m"])
+
+
+def test_values_of_subclasses_become_plain() -> None:
+    class Text(str):
+        __slots__ = ()
+
+    class Whole(int):
+        pass
+
+    class Real(float):
+        pass
+
+    checked = check_labels({"a": Text("x"), "b": Whole(1), "c": Real(1.5)})
+    assert checked == {"a": "x", "b": 1, "c": 1.5}
+    assert [type(value) for value in checked.values()] == [str, int, float]
