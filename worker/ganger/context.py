@@ -18,6 +18,8 @@ __all__ = ["Context", "WorkerContext"]
 
 _log = structlog.get_logger("ganger.step")
 
+_making_exit = threading.Lock()
+
 
 class WorkerContext:
     """The worker that runs the step, and its labels. All of it may be used from any thread."""
@@ -85,7 +87,8 @@ class Context:
     def __init__(self, assignment: Assignment, worker: WorkerContext) -> None:
         self.worker = worker
         self._assignment = assignment
-        self._exit = threading.Event()
+        self._stopped = False
+        self._exit: threading.Event | None = None  # made for the first who waits: few do
 
     def workflow_input(self) -> dict[str, Any]:
         """The input of the run."""
@@ -136,23 +139,29 @@ class Context:
 
         An ``async def`` step is cancelled as well; a plain function runs on until it looks.
         """
-        return self._exit.is_set()
+        return self._stopped
 
     @property
     def exit_flag(self) -> bool:
         """The same as ``cancelled``."""
-        return self._exit.is_set()
+        return self._stopped
 
     def wait_cancelled(self, timeout: float | None = None) -> bool:
         """Block until the step is to stop, for ``timeout`` seconds at most; whether it is.
 
         For plain functions, in place of a sleep: it ends at once when it should.
         """
-        return self._exit.wait(timeout)
+        with _making_exit:
+            exit_ = self._exit = self._exit or threading.Event()
+        if self._stopped:  # looked at after the event is there: `_stop` looks the other way
+            return True
+        return exit_.wait(timeout)
 
     def log(self, message: str, **fields: Any) -> None:
         """Log a line; it carries run, step, attempt and worker."""
         _log.info(message, **fields)
 
     def _stop(self) -> None:
-        self._exit.set()
+        self._stopped = True
+        if self._exit is not None:
+            self._exit.set()

@@ -11,6 +11,7 @@ from aiormq.abc import DeliveredMessage
 
 from ganger_broker.transport import Delivery
 
+from .frames import on_deliveries
 from .session import Session, attempt, reason_of, wrapping
 
 __all__ = ["Consumer"]
@@ -102,9 +103,8 @@ class Consumer:
             try:
                 async with wrapping(f"consumer of queue {self.queue!r}"):
                     await channel.basic_qos(prefetch_count=0 if self._no_ack else self._prefetch)
-                    deliver = partial(self._on_message, self._generation)
                     await channel.basic_consume(
-                        self.queue, deliver, no_ack=self._no_ack, consumer_tag=self._tag
+                        self.queue, _unused, no_ack=self._no_ack, consumer_tag=self._tag
                     )
             except BaseException:
                 self._lose(self._generation)
@@ -131,7 +131,10 @@ class Consumer:
             self._early.clear()  # of an attempt that was lost: they come again
         for tags in (self._settled, self._acks, self._nacks):
             tags.clear()
-        _on_server_cancel(channel, partial(self._on_cancelled_by_server, self._generation))
+        on_deliveries(channel, partial(self._on_message, self._generation))
+        channel.on_consumer_cancel_callbacks.add(
+            partial(self._on_cancelled_by_server, self._generation)
+        )
         self._settler = asyncio.create_task(self._write(channel))
 
     def _on_channel_closed(self, generation: int, closing: "asyncio.Future[Any]") -> None:
@@ -139,7 +142,7 @@ class Consumer:
             log.warning("consumer lost", queue=self.queue, reason=str(reason_of(closing)))
             self._on_lost(self)
 
-    def _on_cancelled_by_server(self, generation: int) -> None:
+    def _on_cancelled_by_server(self, generation: int, _: spec.Basic.Cancel) -> None:
         # The channel stays open, for what it delivered, until the next one is there.
         if generation == self._generation and not self.cancelled and self._tag is not None:
             log.warning("consumer cancelled by the broker: its queue is gone", queue=self.queue)
@@ -162,7 +165,7 @@ class Consumer:
 
     # ── deliveries and their acknowledgement ──
 
-    async def _on_message(self, generation: int, message: DeliveredMessage) -> None:
+    def _on_message(self, generation: int, message: DeliveredMessage) -> None:
         if not self._no_ack:
             if generation != self._generation or self._channel is None:
                 return  # comes again
@@ -246,26 +249,5 @@ def _delivery(generation: int, message: DeliveredMessage) -> Delivery:
     )
 
 
-class _WatchedConsumers(dict[str, Any]):
-    """For aiormq before 7, which tells nobody of a consumer the server cancelled, but drops
-    it from this table."""
-
-    def __init__(self, on_cancel: Callable[[], None]) -> None:
-        super().__init__()
-        self._on_cancel = on_cancel
-
-    def pop(self, *args: Any) -> Any:
-        self._on_cancel()
-        return super().pop(*args)
-
-
-def _on_server_cancel(channel: Channel, on_cancel: Callable[[], None]) -> None:
-    callbacks = getattr(channel, "on_consumer_cancel_callbacks", None)
-    if callbacks is None:
-        channel.consumers = _WatchedConsumers(on_cancel)
-    else:
-
-        def told(_: spec.Basic.Cancel) -> None:
-            on_cancel()
-
-        callbacks.add(told)
+async def _unused(_: DeliveredMessage) -> None:
+    """The driver wants a callback; ``on_deliveries`` goes before it."""

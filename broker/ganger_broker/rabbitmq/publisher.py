@@ -1,8 +1,8 @@
 """Publishing to RabbitMQ: pipelined, confirmed, in order, over as many channels as it takes.
 
-``aiormq.Channel.basic_publish`` runs one task a message. Here a whole chunk of messages is
-written as one, through the channel's own bookkeeping (``delivery_tag``, ``confirmations``,
-``message_id_delivery_tag``, ``write_queue``), at a quarter of the processor time. That is
+``aiormq.Channel.basic_publish`` runs one task a message, and looks at every unconfirmed one
+for each batch of confirms. Here a whole chunk is written as one to the channel's
+``write_queue``, and confirms are counted here, at a fraction of the processor time. That is
 sound because nobody else publishes on the channel.
 """
 
@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import takewhile
 from secrets import token_hex
 from struct import error as StructError  # noqa: N812
 
@@ -25,6 +26,7 @@ from pamqp.header import ContentHeader
 from ganger_broker.errors import TransportClosed, TransportError
 from ganger_broker.transport import Outgoing, Published
 
+from .frames import on_confirms
 from .session import attempt, reason_of
 
 __all__ = ["Publisher"]
@@ -33,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 PERSISTENT = 2
 MAX_IN_FLIGHT = 1000
-"""Unconfirmed messages at most: the driver looks at each of them for each batched confirm."""
+"""Unconfirmed messages at most: what a lost connection has us send again."""
 CHUNK_MESSAGES = 200
 CHUNK_BYTES = 2**18
 """Written as one before other channels (acknowledgements, heartbeats) get their turn."""
@@ -91,7 +93,9 @@ class Publisher:
         self._open_channel = open_channel
         self._waiting: deque[_Pending] = deque()
         self._in_flight: dict[int, _Pending] = {}
-        self._ids: set[str] = set()
+        self._by_id: dict[str, _Pending] = {}
+        self._channel: Channel | None = None
+        self._last_tag = 0
         self._wake = asyncio.Event()
         self._id_prefix = token_hex(8)
         self._ids_made = 0
@@ -122,6 +126,9 @@ class Publisher:
         """Write until cancelled, on one channel after the other."""
         while True:
             channel = await self._open_channel()
+            self._last_tag = 0
+            on_confirms(channel, partial(self._on_confirm, channel), self._on_return)
+            self._channel = channel
             writer = asyncio.create_task(self._write(channel))
             # The writer ends by itself only when the channel fails under it.
             channel.closing.add_done_callback(partial(_cancel, writer))
@@ -132,6 +139,7 @@ class Publisher:
             if not channel.is_closed:
                 log.error("publishing broke off, taken up on a new channel", exc_info=error)
                 await attempt("channel", channel.close())
+            self._channel = None
             self._take_back(reason_of(channel.closing))
 
     async def _write(self, channel: Channel) -> None:
@@ -158,13 +166,13 @@ class Publisher:
             if pending.settled:
                 self._waiting.popleft()
                 continue
-            # The driver finds a returned message by its id, so none may be there twice.
-            if pending.message_id in self._ids:
+            # A returned message is found by its id, so none may be there twice.
+            if pending.message_id in self._by_id:
                 break
             if pending.alone and (chunk or self._in_flight):
                 break
             self._waiting.popleft()
-            self._ids.add(pending.message_id)
+            self._by_id[pending.message_id] = pending
             chunk.append(pending)
             size += len(pending.message.body)
             if pending.alone:
@@ -175,40 +183,39 @@ class Publisher:
         """Expect a confirm for this message; its frames."""
         payload = b"" if pending.settled else _packed(channel, pending)
         if not payload:
-            self._ids.discard(pending.message_id)
+            del self._by_id[pending.message_id]
             return b""
-        channel.delivery_tag += 1
-        tag = channel.delivery_tag
-        confirm = asyncio.get_running_loop().create_future()
-        confirm.add_done_callback(partial(self._on_confirm, channel, tag, pending))
-        channel.confirmations[tag] = confirm
-        channel.message_id_delivery_tag[pending.message_id] = tag
-        self._in_flight[tag] = pending
+        self._last_tag += 1
+        self._in_flight[self._last_tag] = pending
         return payload
 
-    def _on_confirm(
-        self, channel: Channel, tag: int, pending: _Pending, confirm: "asyncio.Future[object]"
-    ) -> None:
-        channel.message_id_delivery_tag.pop(pending.message_id, None)
-        if confirm.cancelled():
+    def _on_confirm(self, channel: Channel, confirm: spec.Basic.Ack | spec.Basic.Nack) -> None:
+        """The server has, or refuses, one message or all up to one."""
+        last = confirm.delivery_tag
+        if channel is not self._channel or last is None:
             return
-        if self._in_flight.get(tag) is pending:
-            del self._in_flight[tag]
-            self._ids.discard(pending.message_id)
-            self._wake.set()
-        error = confirm.exception()
-        if error is None:
-            pending.settle(Published.CONFIRMED)
-        elif isinstance(error, amqp.PublishError):
+        acked = isinstance(confirm, spec.Basic.Ack)
+        outcome = Published.CONFIRMED if acked else Published.REFUSED
+        # in the order of the tags: the first are the oldest
+        tags = takewhile(last.__ge__, self._in_flight) if confirm.multiple else (last,)
+        for tag in list(tags):
+            pending = self._in_flight.pop(tag, None)
+            if pending is not None:
+                del self._by_id[pending.message_id]
+                pending.settle(outcome)  # a returned one is settled, and stays so
+        self._wake.set()
+
+    def _on_return(self, message_id: str | None) -> None:
+        """No queue took it. The server confirms it as well, right after this."""
+        pending = self._by_id.get(message_id or "")
+        if pending is not None:
             pending.settle(Published.RETURNED)
-        else:
-            pending.settle(Published.REFUSED)
 
     def _take_back(self, reason: BaseException | None) -> None:
         """The channel is gone: what it has not confirmed is written again, before all else."""
         unconfirmed = [pending for pending in self._in_flight.values() if not pending.settled]
         self._in_flight.clear()
-        self._ids.clear()
+        self._by_id.clear()
         if isinstance(reason, amqp.AMQPChannelError):
             log.warning("publishing channel closed by the broker", error=str(reason))
             unconfirmed = _without_culprit(unconfirmed, reason)

@@ -88,11 +88,10 @@ class Session:
         await attempt("connection", self._outer.close())
 
     async def channel(self, *, confirms: bool = False) -> Channel:
-        """A new channel; with ``confirms`` for publishing, returned messages told apart."""
+        """A new channel; with ``confirms`` for publishing."""
         async with wrapping("channel"):
             opened = await self._connection.channel(
                 publisher_confirms=confirms,
-                on_return_raises=confirms,
                 frame_buffer_size=FRAME_BUFFER,
             )
         return cast("Channel", opened)

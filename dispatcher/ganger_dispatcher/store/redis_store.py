@@ -66,6 +66,7 @@ class RedisStore:
         register = redis.register_script
         self._commit, self._lease = register(_script("commit")), register(_script("lease"))
         self._resign, self._prune = register(_script("resign")), register(_script("prune"))
+        self._ended = register(_script("ended"))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -123,22 +124,18 @@ class RedisStore:
 
     async def ended(self, run_ids: Sequence[str]) -> dict[str, RunResult]:
         """The results of those of these runs that have ended."""
-        fields = ("workflow", "status", "output", "error")
-        pipe = self._redis.pipeline(transaction=False)
-        for run_id in run_ids:
-            pipe.hmget(self._keys.run(run_id), *fields)
+        asked = msgspec.json.encode(run_ids)
+        found = await _asked(self._ended(args=[self._keys.run(""), asked]))
         results = {}
-        for run_id, (workflow, status, output, error) in zip(
-            run_ids, await _asked(pipe.execute()), strict=True
-        ):
-            if status is not None and status != b"running":
-                results[run_id] = RunResult(
-                    workflow.decode(),
-                    run_id,
-                    RunStatus(status.decode()),
-                    msgspec.json.decode(output or b"{}"),
-                    msgspec.json.decode(error, type=RunError) if error else None,
-                )
+        for number, workflow, status, output, error in found:
+            run_id = run_ids[number - 1]
+            results[run_id] = RunResult(
+                workflow.decode(),
+                run_id,
+                RunStatus(status.decode()),
+                msgspec.json.decode(output or b"{}"),
+                msgspec.json.decode(error, type=RunError) if error else None,
+            )
         return results
 
     async def load(self) -> Snapshot:
