@@ -14,6 +14,10 @@ from msgspec import Meta
 from .labels import LabelValue
 
 __all__ = [
+    "MAX_RETRIES",
+    "MAX_SECONDS",
+    "MAX_STEPS",
+    "MAX_VERSION",
     "Assignment",
     "AttemptId",
     "CancelAttempt",
@@ -45,8 +49,16 @@ ID_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}$(?!\n)"
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="lower case")]
 Id = Annotated[str, Meta(pattern=ID_PATTERN)]
-Seconds = Annotated[float, Meta(gt=0, le=1e9)]
+MAX_SECONDS = 1e9
+MAX_RETRIES = 1_000_000
+MAX_STEPS = 1_000
+"""Steps of one workflow."""
+MAX_VERSION = 128
+"""Characters of a workflow's version."""
+
+Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
 Count = Annotated[int, Meta(ge=0)]
+Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
 Slots = Annotated[int, Meta(ge=1, le=4096)]
 Priority = Annotated[int, Meta(ge=1, le=3, description="3 goes first")]
 AttemptId = Annotated[str, Meta(description="<run>/<step>/<n>: the fencing token of one attempt")]
@@ -153,7 +165,7 @@ class StepDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     parents: list[Name] = []
     timeout: Seconds = 60.0
     schedule_timeout: Seconds = 300.0
-    retries: Count = 0
+    retries: Retries = 0
     desired_worker_labels: dict[str, Any] = {}
 
 
@@ -161,8 +173,8 @@ class WorkflowDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaul
     """A workflow as its workers register it: a named DAG of steps."""
 
     name: Name
-    steps: Annotated[list[StepDefinition], Meta(min_length=1)]
-    version: str = ""
+    steps: Annotated[list[StepDefinition], Meta(min_length=1, max_length=MAX_STEPS)]
+    version: Annotated[str, Meta(max_length=MAX_VERSION)] = ""
     on_events: list[str] = []
 
 

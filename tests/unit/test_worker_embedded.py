@@ -222,3 +222,49 @@ def test_without_the_dispatcher_it_says_what_to_install(monkeypatch: pytest.Monk
         monkeypatch.setattr(embedded, "entry_points", lambda found=found, **_: found)
         with pytest.raises(MissingExtra, match=r"pip install 'ganger\[embedded\]'"):
             embedded.ensure_dispatcher(settings)
+
+
+async def test_blocking_the_loop_of_a_worker_for_a_result_is_refused(app: Ganger) -> None:
+    @app.workflow()
+    class Child:
+        @app.step()
+        async def child(self, context: Context) -> int:
+            return 1
+
+    @app.workflow()
+    class Parent:
+        @app.step()
+        async def blocks(self, context: Context) -> str:
+            run = app.admin.run_workflow("child", {})
+            with pytest.raises(RuntimeError) as caught:
+                run.sync_result(PATIENCE)
+            return str(caught.value)
+
+        @app.step()
+        def waits(self, context: Context) -> dict[str, Any]:
+            return app.admin.run_workflow("child", {}).sync_result(PATIENCE)
+
+    worker = app.worker("w")
+    worker.register_workflow(Parent())
+    worker.register_workflow(Child())
+    async with worker:
+        run = await app.admin.aio.run_workflow("parent", {})
+        found = await run.result(PATIENCE)
+        await app.admin.aio.close()
+    assert "await result()" in found["blocks"]
+    assert found["waits"] == {"child": 1}
+
+
+async def test_a_worker_too_large_to_register_is_told_so() -> None:
+    app = Ganger(broker_url=f"memory://{uuid4().hex}", max_message_bytes=2000)
+    labels = {f"label-{number}": "v" * 100 for number in range(30)}
+
+    @app.workflow()
+    class Small:
+        @app.step()
+        async def small(self, context: Context) -> None: ...
+
+    worker = app.worker("w", labels=labels)
+    worker.register_workflow(Small())
+    with pytest.raises(InvalidWorkflow, match=r"a registration of 3,\d+ bytes, at most 2,000"):
+        await worker.run()

@@ -151,6 +151,19 @@ async def test_no_exception_of_a_step_ends_the_worker(action: str, error: BaseEx
         assert after.outcome is Outcome.SUCCEEDED
 
 
+async def test_a_function_that_lets_stop_iteration_out_is_told_so() -> None:
+    def first_of_none(context: Context) -> Any:
+        return next(iter(()))
+
+    async with working(Scripted(None, first_of_none)) as found:
+        end = await ended(found, "scripted:t")
+        assert end.error is not None
+        assert end.error.type == "StopIteration"
+        assert end.error.traceback is not None
+        assert "in first_of_none\n" in end.error.traceback
+        assert "runner.py" not in end.error.traceback
+
+
 @pytest.mark.parametrize(
     ("output", "said"),
     [

@@ -8,6 +8,8 @@ import pytest
 
 from ganger import Context, Ganger, InvalidLabel, InvalidWorkflow, WorkerLabelComparator
 from ganger.workflow import bind, declaration_of
+from ganger_broker.codec import decode_events, encode
+from ganger_broker.messages import WorkerRegistered
 
 app = Ganger(broker_url="memory://declarations")
 
@@ -113,6 +115,10 @@ def step(**options: Any) -> Callable[[], object]:
         (step(timeout=0), "step 'walk': timeout: 0 must be a positive"),
         (step(schedule_timeout=-1), "step 'walk': schedule_timeout: -1 must be"),
         (step(retries=-1), "step 'walk': retries: -1 must be a whole number"),
+        (step(retries=10**30), "step 'walk': retries: 10000"),
+        (step(timeout=2e9), "step 'walk': timeout: 2000000000.0 is over 1,000,000,000 s"),
+        (step(timeout="99999d"), "step 'walk': timeout: '99999d' is over"),
+        (step(schedule_timeout=1e308), "step 'walk': schedule_timeout: 1e+308 is over"),
         (step(retries=True), "step 'walk': retries: True must be a whole number"),
         (step(parents="a"), "step 'walk': parents: 'a' must be a list"),
         (step(parents=[1]), "step 'walk': parents: 1 is neither"),
@@ -176,6 +182,7 @@ def workflow_with(*names: str, parents: dict[str, list[str]] | None = None) -> t
         (workflow_with("a"), {"name": "Ä"}, "workflow 'Ä': the name must be lower case"),
         (workflow_with("a"), {"on_events": "x"}, "workflow 'walk': on_events: 'x' must be a list"),
         (workflow_with("a"), {"version": 2}, "workflow 'walk': version: 2 must be a string"),
+        (workflow_with("a"), {"version": "v" * 129}, "must be a string of at most 128"),
         (workflow_with("a"), {"schedule_timeout": "?"}, "workflow 'walk': schedule_timeout: '?'"),
         (workflow_with("a", "a"), {}, "workflow 'walk': has two steps named 'a'"),
         (workflow_with("a", parents={"a": ["b"]}), {}, "there is no step 'b'; there are a"),
@@ -230,3 +237,13 @@ def test_a_workflow_class_that_needs_arguments_is_registered_as_an_object() -> N
     assert worker.workflows == ["walk"]
     with pytest.raises(InvalidWorkflow, match="has a workflow 'walk'"):
         worker.register_workflow(Walk(4))
+
+
+def test_the_most_that_can_be_declared_can_be_registered() -> None:
+    class Most:
+        @app.step(name="n" * 128, timeout=1e9, schedule_timeout=1e9, retries=1_000_000)
+        async def a(self, context: Context) -> None: ...
+
+    definition = declared(Most, name="m" * 128, version="v" * 128)
+    said = WorkerRegistered("w", "1", name="w", slots=1, workflows=[definition])
+    assert decode_events(encode([said]), 10_000) == [said]

@@ -5,10 +5,14 @@ import concurrent.futures
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+from weakref import WeakSet
 
-__all__ = ["BackgroundLoop"]
+__all__ = ["BackgroundLoop", "loops_at_work"]
 
 T = TypeVar("T")
+
+loops_at_work: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+"""Loops that a worker has run on: to block one may be to wait for oneself."""
 
 
 class BackgroundLoop:

@@ -21,6 +21,7 @@ from ganger_broker.messages import CancelRun, RunResult, RunStatus, Trigger
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Delivery, Outgoing, Transport
 
+from .background import loops_at_work
 from .publishing import publish_until_confirmed
 
 __all__ = ["Client", "WorkflowRunRef"]
@@ -88,15 +89,18 @@ class WorkflowRunRef:
         """The same as ``result``, blocking.
 
         Raises:
-            RuntimeError: it was triggered on the event loop that runs here, which this would
-                block for ever: ``await result()``.
+            RuntimeError: the event loop that runs here is the one it was triggered on, or
+                one with a worker, which this would block for ever: ``await result()``.
         """
         try:
             here = asyncio.get_running_loop()
         except RuntimeError:
             here = None
-        if here is self._loop:
-            raise RuntimeError("sync_result() would block its own event loop: await result()")
+        if here is not None and (here is self._loop or here in loops_at_work):
+            raise RuntimeError(
+                "sync_result() would block the event loop that the result needs: "
+                "await result(), or call it from a step that is a plain function"
+            )
         future = asyncio.run_coroutine_threadsafe(self._ended(timeout), self._loop)
         try:
             return future.result()

@@ -156,6 +156,8 @@ class StepRunner:
             async with self._slots:
                 if held.cancel is None:
                     output = await self._call(held)
+            if isinstance(output, Raised):
+                output, error = None, output.error
         except BaseException as exc:  # SystemExit too: it is the step that ends, not the worker
             error = exc
         if self._held.pop(assignment.attempt, None) is None:
@@ -166,6 +168,7 @@ class StepRunner:
             self._idle.set()
 
     async def _call(self, held: _Attempt) -> Any:
+        """What the step returned; ``Raised`` where it raised in a thread."""
         step, timeout = held.step, held.assignment.timeout
         if step is None:
             raise InvalidInput(f"worker {self._worker.id()} has no such step; is it out of date?")
@@ -180,12 +183,9 @@ class StepRunner:
         timer = self._loop.call_later(timeout, self._expire, held)
         try:
             variables = contextvars.copy_context()
-            result = await self._threads.run(lambda: variables.run(step.call, held.context))
+            return await self._threads.run(lambda: variables.run(step.call, held.context))
         finally:
             timer.cancel()
-        if isinstance(result, Raised):
-            raise result.error
-        return result
 
     def _expire(self, held: _Attempt) -> None:
         held.timed_out = True

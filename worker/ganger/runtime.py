@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import structlog
 
-from ganger_broker.codec import decode_to_worker
-from ganger_broker.errors import GangerError, InvalidMessage, TransportClosed
+from ganger_broker.codec import decode_to_worker, encode
+from ganger_broker.errors import GangerError, InvalidMessage, InvalidWorkflow, TransportClosed
 from ganger_broker.labels import LabelValue
 from ganger_broker.messages import (
     Assignment,
@@ -40,6 +40,8 @@ _log = structlog.get_logger(__name__)
 
 ABANDON_PATIENCE = 1.0
 """Seconds that cancelled steps have to clean up when the worker leaves without them."""
+HELD_UP = 1.0
+"""Seconds that a turn of the event loop may be late before it is worth a warning."""
 LEAVE_PATIENCE = 5.0
 """Seconds to say goodbye in; a broker that is away must not keep a worker."""
 
@@ -123,6 +125,7 @@ class WorkerRuntime:
     async def _start(self) -> None:
         await self._transport.connect()
         await self._transport.declare(self._topology.shared() + self._topology.for_worker(self._id))
+        self._check_size()
         self._subscription = await self._transport.consume(
             self._topology.worker_queue(self._id), self._receive, prefetch=self._slots
         )
@@ -133,6 +136,15 @@ class WorkerRuntime:
             "worker registered", name=self._name, slots=self._slots, labels=self._labels.get()
         )
         self.ready.set()
+
+    def _check_size(self) -> None:
+        size, most = len(encode([self._registration()])), self._settings.max_message_bytes
+        if size > most:
+            raise InvalidWorkflow(
+                f"worker {self._name!r}: its workflows and labels make a registration of {size:,} "
+                f"bytes, at most {most:,} are taken (GANGER_MAX_MESSAGE_BYTES); register fewer "
+                "workflows with it, or shorten their desired labels"
+            )
 
     def _registration(self) -> WorkerRegistered:
         labels, label_seq = self._labels.snapshot()
@@ -168,8 +180,17 @@ class WorkerRuntime:
             self._register()
 
     async def _beat(self) -> None:
+        clock = asyncio.get_running_loop().time
         while True:
+            due = clock() + self._settings.heartbeat_interval
             await asyncio.sleep(self._settings.heartbeat_interval)
+            if (late := clock() - due) > HELD_UP:
+                self._log.warning(
+                    "the event loop was held up: an async step must not block; a step that "
+                    "does is better a plain function, which runs in a thread",
+                    seconds=round(late, 1),
+                    attempts=self._runner.held,
+                )
             # waits for the confirm: while the broker is away they must not pile up
             await self._outbox.say(Heartbeat(self._id, self.incarnation, self._runner.held))
 

@@ -2,8 +2,6 @@
 
 import asyncio
 import re
-import signal
-import threading
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -14,10 +12,11 @@ from ganger_broker.errors import InvalidInput, InvalidWorkflow
 from ganger_broker.labels import LabelValue
 from ganger_broker.messages import ID_PATTERN, WorkflowDefinition
 
-from .background import BackgroundLoop
+from .background import BackgroundLoop, loops_at_work
 from .embedded import ensure_dispatcher
 from .live_labels import LiveLabels
 from .runtime import WorkerRuntime
+from .signals import stopping_on_signals
 from .workflow import BoundStep, Duration, bind, declaration_of
 
 if TYPE_CHECKING:
@@ -149,6 +148,7 @@ class Worker:
             workflows=self._workflows,
             steps=self._steps,
         )
+        loops_at_work.add(self._loop)
         try:
             if settings.embedded:
                 await asyncio.to_thread(ensure_dispatcher, settings)
@@ -166,24 +166,8 @@ class Worker:
             loop.call_soon_threadsafe(lambda: runtime.stop(force=force))
 
     async def _run_signalled(self, grace: Duration | None) -> None:
-        signals = [signal.SIGTERM, signal.SIGINT]
-        if threading.current_thread() is not threading.main_thread():
-            signals = []  # only the main thread hears them
-        loop = asyncio.get_running_loop()
-        told = False
-
-        def tell() -> None:
-            nonlocal told
-            self.stop(force=told)
-            told = True
-
-        for number in signals:
-            loop.add_signal_handler(number, tell)
-        try:
+        with stopping_on_signals(lambda force: self.stop(force=force)):
             await self.run(grace=grace)
-        finally:
-            for number in signals:
-                loop.remove_signal_handler(number)
 
     async def __aenter__(self) -> Self:
         task = self._task = asyncio.create_task(self.run())

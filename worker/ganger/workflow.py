@@ -11,7 +11,16 @@ from typing import Any, TypeVar
 from ganger_broker.durations import parse_duration
 from ganger_broker.errors import InvalidInput, InvalidWorkflow
 from ganger_broker.labels import conditions_to_desired, parse_desired
-from ganger_broker.messages import NAME_PATTERN, StepDefinition, WorkflowDefinition, action_of
+from ganger_broker.messages import (
+    MAX_RETRIES,
+    MAX_SECONDS,
+    MAX_STEPS,
+    MAX_VERSION,
+    NAME_PATTERN,
+    StepDefinition,
+    WorkflowDefinition,
+    action_of,
+)
 
 __all__ = [
     "BoundStep",
@@ -118,8 +127,11 @@ def declare_workflow(
         _check_name(given, place)
         if isinstance(on_events, str) or not all(isinstance(e, str) and e for e in on_events):
             raise InvalidWorkflow(f"{place}: on_events: {on_events!r} must be a list of names")
-        if not isinstance(version, str):
-            raise InvalidWorkflow(f"{place}: version: {version!r} must be a string")
+        if not isinstance(version, str) or len(version) > MAX_VERSION:
+            raise InvalidWorkflow(
+                f"{place}: version: {version!r} must be a string of at most {MAX_VERSION} "
+                "characters"
+            )
         default = _seconds(schedule_timeout, f"{place}: schedule_timeout")
         steps = _steps_of(cls, place)
         _check_dag([step for _, step in steps], place)
@@ -188,6 +200,8 @@ def _steps_of(cls: type, place: str) -> list[tuple[str, _Step]]:
                 found.pop(method, None)  # overridden by something that is no step
     if not found:
         raise InvalidWorkflow(f"{place}: has no steps; decorate a method with @app.step()")
+    if len(found) > MAX_STEPS:
+        raise InvalidWorkflow(f"{place}: has {len(found)} steps, at most {MAX_STEPS} are taken")
     return list(found.items())
 
 
@@ -261,13 +275,18 @@ def _parents(parents: Iterable[str | Callable[..., Any]], place: str) -> tuple[s
 
 
 def _retries(retries: object, place: str) -> int:
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise InvalidWorkflow(f"{place}: retries: {retries!r} must be a whole number, 0 or more")
-    return retries
+    if isinstance(retries, int) and not isinstance(retries, bool) and 0 <= retries <= MAX_RETRIES:
+        return retries
+    raise InvalidWorkflow(
+        f"{place}: retries: {retries!r} must be a whole number from 0 to {MAX_RETRIES:,}"
+    )
 
 
 def _seconds(given: Duration, place: str) -> float:
     try:
-        return parse_duration(given, place)
+        seconds = parse_duration(given, place)
     except InvalidInput as exc:
         raise InvalidWorkflow(str(exc)) from exc
+    if seconds > MAX_SECONDS:
+        raise InvalidWorkflow(f"{place}: {given!r} is over {MAX_SECONDS:,.0f} s, which is the most")
+    return seconds
