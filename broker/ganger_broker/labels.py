@@ -17,6 +17,7 @@ from .errors import InvalidLabel
 
 __all__ = [
     "DEFAULT_WEIGHT",
+    "MAX_CONDITIONS",
     "MAX_KEY_LENGTH",
     "MAX_LABELS",
     "MAX_STRING_LENGTH",
@@ -186,7 +187,7 @@ def check_labels(labels: object, place: str = "labels") -> dict[str, LabelValue]
 
 
 def parse_desired(
-    desired: object, place: str = "desired_worker_labels"
+    desired: object, place: str = "desired_worker_labels", *, most: int = MAX_CONDITIONS
 ) -> dict[str, tuple[Condition, ...]]:
     """Check a step's desired labels and fill in their defaults, by key.
 
@@ -194,6 +195,7 @@ def parse_desired(
     (``{"value": 256, "comparator": "GREATER_THAN", "required": True}``) or a list of
     conditions that must all count (a range, say). ``comparator`` defaults to EQUAL;
     ``required`` to true, or to false where a ``weight`` is given; ``weight`` to 100.
+    ``most``: conditions it may hold in all.
 
     Raises:
         InvalidLabel: something in it is wrong; the text names the place, such as
@@ -206,8 +208,8 @@ def parse_desired(
         for key, wish in desired.items()
     }
     count = sum(map(len, parsed.values()))
-    if count > MAX_CONDITIONS:
-        raise InvalidLabel(f"{place}: at most {MAX_CONDITIONS} conditions, these are {count}")
+    if count > most:
+        raise InvalidLabel(f"{place}: at most {most} conditions, these are {count}")
     return parsed
 
 

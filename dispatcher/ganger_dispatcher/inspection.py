@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from ganger_broker.errors import InvalidInput
-from ganger_broker.labels import Requirement, parse_desired
+from ganger_broker.labels import MAX_CONDITIONS, Requirement, parse_desired
 from ganger_broker.messages import action_of
 
 from .core.records import RunHeader, StepRun, Worker
@@ -51,7 +51,8 @@ async def explain_step(store: RedisStore, name: str) -> StepExplanation:
     """
     run_id, step, (header, step_run) = await _find(store, name)
     action = action_of(header.workflow, step)
-    desired = parse_desired(step_run.desired_worker_labels)
+    # a step's and a trigger's, merged: each of them had as many as may be
+    desired = parse_desired(step_run.desired_worker_labels, most=2 * MAX_CONDITIONS)
     requirement = Requirement.of(action, [c for group in desired.values() for c in group])
     workers = await store.workers()
     explanation = explain(placement_of(workers), requirement)
