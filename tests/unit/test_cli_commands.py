@@ -15,8 +15,8 @@ from uuid import uuid4
 import pytest
 import structlog
 
-from ganger import Context, Ganger, __version__, cli
-from ganger.cli import ask
+from ganger import Context, Ganger, InvalidWorkflow, __version__, cli
+from ganger.cli import ask, loading
 from ganger_broker.schema import json_schema
 
 PATIENCE = 30.0
@@ -143,6 +143,23 @@ def test_a_worker_object_keeps_its_name_and_slots(run: Run, folder: Path) -> Non
         status, _, err = run("worker", f"{folder.stem}:named", *flag)
         assert status == 2
         assert f"{flag[0]}: {folder.stem}:named is a Worker, with its own" in err
+
+
+def test_a_module_that_starts_its_worker_is_told_to_guard_it(run: Run, folder: Path) -> None:
+    folder.write_text(TASKS + "\nnamed.start()\n")
+    for verb in (["worker"], ["dev", "--no-reload"]):
+        status, _, err = run(*verb, f"{folder.stem}:app")
+        assert status == 2
+        assert f"worker 'own-name': start() was called while {folder.stem!r} was imported" in err
+        assert '`if __name__ == "__main__":`' in err
+        assert err.count("\n") == 1
+
+
+def test_a_worker_can_be_started_once_its_module_is_imported(folder: Path) -> None:
+    loaded = loading.load(f"{folder.stem}:empty")
+    assert isinstance(loaded, Ganger)
+    with pytest.raises(InvalidWorkflow, match="has no workflow"):
+        loaded.worker("w").start()  # not for being imported
 
 
 def test_a_module_that_cannot_be_imported_shows_why(folder: Path) -> None:

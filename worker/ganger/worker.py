@@ -14,6 +14,7 @@ from ganger_broker.messages import ID_PATTERN, WorkflowDefinition
 
 from .background import BackgroundLoop, loops_at_work
 from .embedded import ensure_dispatcher
+from .importing import check_not_importing
 from .live_labels import LiveLabels
 from .runtime import WorkerRuntime
 from .signals import stopping_on_signals
@@ -119,8 +120,10 @@ class Worker:
         ``GANGER_DRAIN_GRACE``; those still running after it are left to other workers.
 
         Raises:
-            GangerError: the broker refuses it, or it has no workflow.
+            GangerError: the broker refuses it, it has no workflow, or ``ganger worker`` or
+                ``ganger dev`` is importing the module that calls this at its top level.
         """
+        check_not_importing(f"worker {self.name!r}: start()")
         asyncio.run(self._run_signalled(grace))
 
     async def run(self, *, grace: Duration | None = None) -> None:

@@ -6,6 +6,7 @@ import sys
 from types import ModuleType
 
 from ganger.app import Ganger
+from ganger.importing import importing
 from ganger.worker import Worker
 from ganger_broker.errors import InvalidInput
 
@@ -51,7 +52,8 @@ def _module(name: str) -> ModuleType:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        return importlib.import_module(name)
+        with importing(name):
+            return importlib.import_module(name)
     except ModuleNotFoundError as exc:
         missing = exc.name or ""
         if missing != name and not name.startswith(f"{missing}."):
