@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ganger_broker.errors import InvalidInput
+from ganger_broker.errors import InvalidInput, InvalidSetting
 from ganger_broker.logs import configure_logging
-from ganger_broker.settings import Settings
+from ganger_broker.settings import MEMORY_URL, Settings
 from ganger_broker.transports import open_transport
 
 from .core.records import RunHeader, StepRun, Worker
@@ -64,6 +64,11 @@ def dispatcher(
     settings = Settings.load(
         broker_url=broker_url, redis_url=redis_url, prefix=prefix, queue_type=queue_type
     )
+    if settings.embedded:
+        raise InvalidSetting(
+            f"{_named('broker_url', broker_url)}: {settings.broker_url} is a broker inside one "
+            "process, which has a dispatcher of its own there; give an amqp:// URL"
+        )
     configure_logging(settings)
     asyncio.run(_dispatch(settings))
 
@@ -82,7 +87,7 @@ async def _dispatch(settings: Settings) -> None:
 
 def workers(as_json: AsJson = False, redis_url: RedisUrl = None, prefix: Prefix = None) -> None:
     """Show the live workers: labels, slots, load."""
-    settings = Settings.load(redis_url=redis_url, prefix=prefix)
+    settings = _reading(redis_url, prefix)
     found = _ask(settings, lambda store: store.workers())
     if as_json:
         _print_json([_worker_json(worker) for worker in found])
@@ -108,7 +113,7 @@ def runs(
     prefix: Prefix = None,
 ) -> None:
     """Show the newest runs and where their steps are."""
-    settings = Settings.load(redis_url=redis_url, prefix=prefix)
+    settings = _reading(redis_url, prefix)
     found = _ask(settings, lambda store: store.newest_runs(limit))
     if as_json:
         _print_json([_run_json(*run) for run in found])
@@ -135,7 +140,7 @@ def explain(
     prefix: Prefix = None,
 ) -> None:
     """Say why a step waits: not now, or never with this fleet; the nearest misses first."""
-    settings = Settings.load(redis_url=redis_url, prefix=prefix)
+    settings = _reading(redis_url, prefix)
     found = _ask(settings, lambda store: explain_step(store, step_run))
     if as_json:
         _print_json(found)
@@ -171,6 +176,33 @@ def match(
 
 
 # ── showing ───────────────────────────────────────────────────────────────────────────
+
+
+def _reading(redis_url: str | None, prefix: str | None) -> Settings:
+    """Settings of a verb that reads Redis, and nothing else.
+
+    Raises:
+        InvalidSetting: what it would read is inside another process, or another fleet's.
+    """
+    settings = Settings.load(redis_url=redis_url, prefix=prefix)
+    if settings.redis_url.startswith(MEMORY_URL):
+        raise InvalidSetting(
+            f"{_named('redis_url', redis_url)}: {settings.redis_url} is a Redis inside one "
+            "process, which cannot be read from another; give a redis:// URL"
+        )
+    if settings.embedded and redis_url is None:
+        raise InvalidSetting(
+            f"GANGER_BROKER_URL: {settings.broker_url} has a Redis of its own inside the same "
+            "process, which cannot be read from here; give --redis-url to read another fleet's"
+        )
+    return settings
+
+
+def _named(setting: str, given: str | None) -> str:
+    """How a setting was given: by a flag or by the environment."""
+    if given is None:
+        return f"GANGER_{setting.upper()}"
+    return f"--{setting.replace('_', '-')}"
 
 
 def _ask(settings: Settings, ask: Callable[[RedisStore], Awaitable[T]]) -> T:

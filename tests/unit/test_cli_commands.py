@@ -122,6 +122,45 @@ def test_a_bad_value_is_one_clear_line_and_2(run: Run, words: list[str], said: s
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("verb", [["workers"], ["runs"], ["explain", "r/s"]])
+def test_a_fleet_inside_another_process_cannot_be_shown(
+    run: Run, monkeypatch: pytest.MonkeyPatch, verb: list[str]
+) -> None:
+    monkeypatch.setenv("GANGER_BROKER_URL", "memory://mine")
+    status, out, err = run(*verb)
+    assert (status, out) == (2, "")
+    assert err.startswith("ganger: GANGER_BROKER_URL: memory://mine has a Redis of its own")
+    status, _, err = run(*verb, "--redis-url", "memory://")
+    assert status == 2
+    assert err.startswith("ganger: --redis-url: memory:// is a Redis inside one process")
+    status, _, err = run(*verb, "--redis-url", "redis://127.0.0.1:1/0")
+    assert status == 1  # it was asked for
+    assert err.startswith("ganger: Redis: ConnectionError")
+
+
+def test_a_dispatcher_refuses_a_broker_inside_a_process(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, _, err = run("dispatcher", "--broker-url", "memory://")
+    assert status == 2
+    assert err.startswith("ganger: --broker-url: memory:// is a broker inside one process")
+    monkeypatch.setenv("GANGER_BROKER_URL", "memory://")
+    assert run("dispatcher")[2].startswith("ganger: GANGER_BROKER_URL: memory:// is a broker")
+
+
+def test_dev_refuses_a_redis_beside_a_broker_in_memory(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GANGER_BROKER_URL", raising=False)
+    flags = ("--redis-url", "redis://127.0.0.1:6379/0")
+    status, _, err = run("dev", f"{folder.stem}:app", *flags)
+    assert status == 2
+    assert err.startswith("ganger: --redis-url: memory:// has a Redis of its own")
+    monkeypatch.setenv("GANGER_BROKER_URL", "amqp://127.0.0.1/")  # the app says memory:// itself
+    status, _, err = run("dev", f"{folder.stem}:app", *flags, "--no-reload")
+    assert (status, err.startswith("ganger: --redis-url: memory://")) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [

@@ -14,8 +14,15 @@ from ganger.app import Ganger
 from ganger.embedded import ensure_dispatcher
 from ganger.worker import Worker
 from ganger_broker.durations import parse_duration
-from ganger_broker.errors import GangerError, InvalidInput, InvalidWorkflow, MissingExtra
+from ganger_broker.errors import (
+    GangerError,
+    InvalidInput,
+    InvalidSetting,
+    InvalidWorkflow,
+    MissingExtra,
+)
 from ganger_broker.logs import configure_logging
+from ganger_broker.settings import MEMORY_URL, Settings
 
 from .ask import print_json
 from .loading import load, split_target
@@ -64,6 +71,7 @@ def worker(
     found = load(target)
     app = found.app if isinstance(found, Worker) else found
     app.override(broker_url=broker_url, redis_url=redis_url, prefix=prefix)
+    _check_redis(app.settings, redis_url)
     seconds = None if grace is None else parse_duration(grace, "--grace")
     made = _worker_of(found, target, name, label or [], slots)
     configure_logging(app.settings)
@@ -91,6 +99,10 @@ def dev(
     """Dispatcher and worker in one process, for development; in memory unless told otherwise."""
     seconds = parse_duration(grace, "--grace")
     values = read_object("--input", input)
+    if broker_url is None and "GANGER_BROKER_URL" not in os.environ:
+        broker_url = MEMORY_URL
+    flags = {"broker_url": broker_url, "redis_url": redis_url, "prefix": prefix}
+    _check_redis(Settings.load(**flags), redis_url)
     if reload:
         split_target(target)
         read_labels(label or [])
@@ -98,9 +110,8 @@ def dev(
         return
     found = load(target)
     app = found.app if isinstance(found, Worker) else found
-    if broker_url is None and "GANGER_BROKER_URL" not in os.environ:
-        broker_url = "memory://"
-    app.override(broker_url=broker_url, redis_url=redis_url, prefix=prefix)
+    app.override(**flags)
+    _check_redis(app.settings, redis_url)
     made = _worker_of(found, target, name, label or [], slots)
     configure_logging(app.settings)
     ensure_dispatcher(app.settings)
@@ -108,6 +119,14 @@ def dev(
         work = threading.Thread(target=_run_once, args=(app, trigger, values), daemon=True)
         work.start()
     made.start(grace=seconds)
+
+
+def _check_redis(settings: Settings, redis_url: str | None) -> None:
+    if settings.embedded and redis_url is not None:
+        raise InvalidSetting(
+            f"--redis-url: {settings.broker_url} has a Redis of its own; give an amqp:// URL "
+            "as --broker-url too, or neither"
+        )
 
 
 def _worker_of(
