@@ -14,13 +14,16 @@ from .settings import Settings
 
 __all__ = ["configure_logging"]
 
+_SAID_BY_US = ("aio_pika", "aiormq")
+"""Libraries whose every failure the transport raises or logs itself, with more to it."""
+
 
 def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     """Log to ``stream`` (standard error) in the level and format of the settings.
 
     ``log_format`` ``auto`` is for people on a terminal, else JSON, one object a line. What
     is bound in structlog's context variables stands on every line. Libraries that log with
-    the standard library (aio-pika, aiormq) are heard from level warning.
+    the standard library are heard from level warning.
     """
     stream = sys.stderr if stream is None else stream
     console = settings.log_format == "console" or (
@@ -56,4 +59,6 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    for name in _SAID_BY_US:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.captureWarnings(True)

@@ -22,7 +22,10 @@ class Terminal(io.StringIO):
 def as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    drivers = {name: logging.getLogger(name).level for name in ("aio_pika", "aiormq")}
     yield
+    for name, driver_level in drivers.items():
+        logging.getLogger(name).setLevel(driver_level)
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
     root.handlers[:] = handlers
@@ -77,16 +80,26 @@ def test_libraries_are_heard_from_warning_in_the_same_format() -> None:
     configure_logging(Settings.load(log_level="debug"), stream)
     structlog.contextvars.bind_contextvars(worker="w1")
 
-    logging.getLogger("aio_pika").info("unheard")
-    logging.getLogger("aiormq.connection").warning("lost %s", "it")
+    logging.getLogger("watchfiles").info("unheard")
+    logging.getLogger("asyncio.events").warning("lost %s", "it")
 
     (line,) = map(json.loads, stream.getvalue().splitlines())
     assert (line["event"], line["level"], line["logger"], line["worker"]) == (
         "lost it",
         "warning",
-        "aiormq.connection",
+        "asyncio.events",
         "w1",
     )
+
+
+def test_what_the_transport_says_itself_is_not_said_by_its_driver_too() -> None:
+    stream = io.StringIO()
+    configure_logging(Settings.load(), stream)
+
+    logging.getLogger("aio_pika.connection").warning("lost")
+    logging.getLogger("aiormq.connection").error("error when creating transport")
+
+    assert stream.getvalue() == ""
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
