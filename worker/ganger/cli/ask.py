@@ -9,7 +9,8 @@ import typer
 from ganger.app import Ganger
 from ganger.client import WorkflowRunRef
 from ganger_broker.durations import parse_duration
-from ganger_broker.errors import InvalidSetting, RunFailed
+from ganger_broker.errors import InvalidInput, InvalidSetting, RunFailed
+from ganger_broker.logs import configure_logging
 from ganger_broker.messages import RunResult, RunStatus
 from ganger_broker.schema import json_schema
 from ganger_broker.settings import Settings
@@ -37,7 +38,8 @@ def trigger(
     ] = "{}",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the run's end.")] = False,
     timeout: Annotated[
-        str | None, typer.Option(help="For --wait, such as 90s; the run goes on after it.")
+        str | None,
+        typer.Option(help="For all of --wait, such as 90s; a run goes on after it."),
     ] = None,
     as_json: AsJson = False,
     broker_url: BrokerUrl = None,
@@ -46,6 +48,8 @@ def trigger(
     """Trigger a run; with --wait print what it returned. Exit status 1: it did not succeed."""
     app = _app(broker_url, prefix)
     seconds = None if timeout is None else parse_duration(timeout, "--timeout")
+    if seconds is not None and not wait:
+        raise InvalidInput("--timeout: is for --wait, which was not given")
     fields: dict[str, Any] = {
         "run_id": run_id,
         "metadata": read_object("--metadata", metadata),
@@ -55,26 +59,30 @@ def trigger(
     values = read_object("--input", input)
 
     async def run() -> None:
+        ref = None
         try:
-            ref = await app.admin.aio.run_workflow(workflow, values, **fields)
-            if wait:
-                await _show_result(ref, seconds, as_json)
-            elif as_json:
-                print_json({"run_id": ref.run_id})
-            else:
-                typer.echo(ref.run_id)
+            async with asyncio.timeout(seconds) as bound:
+                ref = await app.admin.aio.run_workflow(workflow, values, **fields)
+                if wait:
+                    await _show_result(ref, as_json)
+                elif as_json:
+                    print_json({"run_id": ref.run_id})
+                else:
+                    typer.echo(ref.run_id)
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            typer.echo(f"ganger: {_too_late(ref, workflow, timeout)}", err=True)
+            raise typer.Exit(1) from None
         finally:
             await app.admin.aio.close()
 
     asyncio.run(run())
 
 
-async def _show_result(ref: WorkflowRunRef, seconds: float | None, as_json: bool) -> None:
+async def _show_result(ref: WorkflowRunRef, as_json: bool) -> None:
     try:
-        output = await ref.result(seconds)
-    except TimeoutError as exc:
-        typer.echo(f"ganger: {exc}", err=True)
-        raise typer.Exit(1) from None
+        output = await ref.result()
     except RunFailed as exc:
         if not as_json:
             raise
@@ -84,6 +92,15 @@ async def _show_result(ref: WorkflowRunRef, seconds: float | None, as_json: bool
         print_json(RunResult(ref.workflow, ref.run_id, RunStatus.SUCCEEDED, output))
     else:
         print_json(output)
+
+
+def _too_late(ref: WorkflowRunRef | None, workflow: str, timeout: str | None) -> str:
+    if ref is None:
+        return (
+            f"the broker did not take the trigger of {workflow} within {timeout}; "
+            "is it up, and is --broker-url (GANGER_BROKER_URL) right?"
+        )
+    return f"run {ref.run_id} of {ref.workflow} has not ended within {timeout}; it goes on"
 
 
 def cancel(
@@ -121,4 +138,5 @@ def _app(broker_url: str | None, prefix: str | None) -> Ganger:
             f"GANGER_BROKER_URL: {settings.broker_url} lives in the process that opened it; "
             "give an amqp:// URL, or trigger from within that process"
         )
+    configure_logging(settings)  # what is logged is no part of what is printed
     return Ganger(settings)
