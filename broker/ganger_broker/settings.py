@@ -1,20 +1,45 @@
 """Settings: flag, then environment (``GANGER_*``), then default. A bad one is named."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .durations import parse_duration
 from .errors import InvalidSetting
 from .keys import Keys
 from .topology import QueueType, Topology
+from .urls import BROKER_FORM, REDIS_FORM, check_broker_url, check_redis_url, without_password
 
-__all__ = ["Settings"]
+__all__ = ["MEMORY_URL", "Settings", "environment_name", "flag_name"]
 
 Duration = Annotated[float, BeforeValidator(lambda given: parse_duration(given, "value"))]
 
 MEMORY_URL = "memory://"
+
+_RIGHT = {
+    "broker_url": BROKER_FORM,
+    "redis_url": REDIS_FORM,
+    "prefix": "must be 1 to 64 letters, digits, - and _",
+    "queue_type": "must be quorum or classic",
+    "max_message_bytes": "must be a whole number of at least 1024",
+    "log_level": "must be debug, info, warning or error",
+    "log_format": "must be auto, console or json",
+    "batch": "must be a whole number from 1 to 10000",
+    "feed_length": "must be a whole number of at least 0",
+}
+"""What would be right, in words; of durations ``parse_duration`` says it."""
+
+
+def environment_name(setting: str) -> str:
+    """The environment variable of a setting."""
+    return f"GANGER_{setting.upper()}"
+
+
+def flag_name(setting: str) -> str:
+    """The flag of a setting on the command line."""
+    return f"--{setting.replace('_', '-')}"
 
 
 class Settings(BaseSettings):
@@ -25,14 +50,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="GANGER_", frozen=True, extra="forbid")
 
-    broker_url: str = Field(
+    broker_url: Annotated[str, AfterValidator(check_broker_url)] = Field(
         "amqp://guest:guest@127.0.0.1:5672/",
-        pattern=r"^(amqps?|memory)://",
         description="RabbitMQ, as amqp://user:password@host:port/vhost; memory:// is embedded",
     )
-    redis_url: str = Field(
+    redis_url: Annotated[str, AfterValidator(check_redis_url)] = Field(
         "redis://127.0.0.1:6379/0",
-        pattern=r"^(rediss?|unix|memory)://",
         description="Redis, as redis://host:port/db; memory:// is embedded",
     )
     prefix: str = Field(
@@ -60,17 +83,24 @@ class Settings(BaseSettings):
     feed_length: int = Field(10_000, ge=0, description="entries the feed is capped at")
 
     @classmethod
-    def load(cls, **flags: Any) -> "Settings":
-        """Settings from flags (those that are not None), environment and defaults.
+    def load(cls, name_of: Callable[[str], str] = str, /, **given: Any) -> "Settings":
+        """Settings from what is given (and not None), environment and defaults.
+
+        ``name_of``: what the caller calls a setting that it gives, such as ``flag_name``.
 
         Raises:
-            InvalidSetting: one is bad; the text names each, as its environment variable.
+            InvalidSetting: one is bad; the text names each, as it was given.
         """
-        given = {name: value for name, value in flags.items() if value is not None}
+        given = {name: value for name, value in given.items() if value is not None}
         try:
             return cls(**given)
         except ValidationError as exc:
-            raise InvalidSetting("; ".join(map(_named, exc.errors()))) from exc
+            texts = []
+            for error in exc.errors():
+                setting = "_".join(map(str, error["loc"]))
+                name = name_of(setting) if setting in given else environment_name(setting)
+                texts.append(f"{name}: {_wrong(setting, error)}")
+            raise InvalidSetting("; ".join(texts)) from exc
 
     @property
     def embedded(self) -> bool:
@@ -88,8 +118,14 @@ class Settings(BaseSettings):
         return Keys(self.prefix)
 
 
-def _named(error: Any) -> str:
-    name = "GANGER_" + "_".join(map(str, error["loc"])).upper()
-    if error["type"] == "value_error":
-        return f"{name}: {error['ctx']['error']}".replace("value: ", "", 1)
-    return f"{name}: {error['input']!r}: {error['msg']}"
+def _wrong(setting: str, error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"there is no such setting; there are {', '.join(Settings.model_fields)}"
+    given = error["input"]
+    shown = repr(without_password(given) if isinstance(given, str) else given)
+    if error["type"] != "value_error":
+        return f"{shown} {_RIGHT.get(setting, error['msg'])}"
+    said = str(error["ctx"]["error"])
+    if setting in _RIGHT:
+        return f"{shown} {said}"
+    return said.removeprefix("value: ")

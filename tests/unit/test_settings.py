@@ -7,7 +7,7 @@ import pytest
 
 from ganger_broker.durations import parse_duration
 from ganger_broker.errors import InvalidInput, InvalidSetting
-from ganger_broker.settings import Settings
+from ganger_broker.settings import Settings, flag_name
 from ganger_dispatcher.term import policy_of
 
 
@@ -42,32 +42,99 @@ def test_a_flag_goes_before_the_environment_and_that_before_the_default(
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
-        ("PREFIX", "a b", "GANGER_PREFIX: 'a b': "),
-        ("PREFIX", "", "GANGER_PREFIX: '': "),
-        ("BROKER_URL", "http://x", "GANGER_BROKER_URL: 'http://x': "),
-        ("REDIS_URL", "localhost", "GANGER_REDIS_URL: 'localhost': "),
-        ("QUEUE_TYPE", "fast", "GANGER_QUEUE_TYPE: 'fast': "),
-        ("BATCH", "0", "GANGER_BATCH: '0': "),
-        ("BATCH", "many", "GANGER_BATCH: 'many': "),
-        ("MAX_MESSAGE_BYTES", "10", "GANGER_MAX_MESSAGE_BYTES: '10': "),
-        ("LOG_LEVEL", "loud", "GANGER_LOG_LEVEL: 'loud': "),
-        ("LEASE", "soon", "GANGER_LEASE: 'soon' must be a positive number of seconds"),
-        ("LEASE", "0", "GANGER_LEASE: '0' must be a positive number of seconds"),
-        ("LEASE", "-1s", "GANGER_LEASE: '-1s' must be a positive number of seconds"),
+        ("PREFIX", "a b", "'a b' must be 1 to 64 letters, digits, - and _"),
+        ("PREFIX", "", "'' must be 1 to 64 letters, digits, - and _"),
+        ("QUEUE_TYPE", "fast", "'fast' must be quorum or classic"),
+        ("BATCH", "0", "'0' must be a whole number from 1 to 10000"),
+        ("BATCH", "many", "'many' must be a whole number from 1 to 10000"),
+        ("MAX_MESSAGE_BYTES", "10", "'10' must be a whole number of at least 1024"),
+        ("FEED_LENGTH", "-1", "'-1' must be a whole number of at least 0"),
+        ("LOG_LEVEL", "loud", "'loud' must be debug, info, warning or error"),
+        ("LOG_FORMAT", "xml", "'xml' must be auto, console or json"),
+        ("LEASE", "soon", "'soon' must be a positive number of seconds"),
+        ("LEASE", "0", "'0' must be a positive number of seconds"),
+        ("LEASE", "-1s", "'-1s' must be a positive number of seconds"),
     ],
 )
-def test_a_bad_variable_is_named(
+def test_a_bad_variable_is_named_with_what_would_be_right(
     name: str, value: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"GANGER_{name}", value)
-    with pytest.raises(InvalidSetting, match="^" + re.escape(text)):
+    with pytest.raises(InvalidSetting, match="^" + re.escape(f"GANGER_{name}: {text}")):
         Settings.load()
 
 
-def test_a_bad_flag_and_an_unknown_one_are_named() -> None:
-    with pytest.raises(InvalidSetting, match=r"^GANGER_PREFIX: '\?': .*; GANGER_BATCH: 0: "):
+BROKER = "must be amqp://user:password@host:port/vhost, amqps://… or memory://"
+REDIS = "must be redis://user:password@host:port/db, rediss://…, unix://… or memory://"
+PORT = "its port must be a number from 1 to 65535"
+
+
+@pytest.mark.parametrize(
+    ("setting", "url", "text"),
+    [
+        ("broker_url", "http://x", BROKER),
+        ("broker_url", "localhost:5672", BROKER),
+        ("broker_url", "amqp:/h", BROKER),
+        ("broker_url", "", BROKER),
+        ("broker_url", "amqp://", f"{BROKER}: it names no host"),
+        ("broker_url", "amqp://h:99999/", f"{BROKER}: {PORT}"),
+        ("broker_url", "amqp://h:0/", f"{BROKER}: {PORT}"),
+        ("broker_url", "amqp://h:abc/", f"{BROKER}: {PORT}"),
+        ("broker_url", "amqp://[::1/", f"{BROKER}: Invalid IPv6 URL"),
+        ("broker_url", "amqp://h/?heartbeat=x", "?heartbeat= must be seconds, not 'x'"),
+        ("redis_url", "localhost", REDIS),
+        ("redis_url", "redis://h:99999/0", f"{REDIS}: {PORT}"),
+        (
+            *("redis_url", "redis://h:6379/notadb"),
+            f"{REDIS}: after the / comes the number of a database, not 'notadb'",
+        ),
+        ("redis_url", "unix:///r.sock?db=x", "?db= must be the number of a database, not 'x'"),
+    ],
+)
+def test_a_url_that_cannot_be_right_is_refused_when_it_is_given(
+    setting: str, url: str, text: str
+) -> None:
+    with pytest.raises(InvalidSetting, match="^" + re.escape(f"{setting}: {url!r} {text}") + "$"):
+        Settings.load(**{setting: url})
+
+
+@pytest.mark.parametrize(
+    ("setting", "url"),
+    [
+        ("broker_url", "amqp://h"),
+        ("broker_url", "amqps://user:pass@h:5671/a%2Fb?heartbeat=10"),
+        ("broker_url", "amqp://[::1]:5672/vhost"),
+        ("broker_url", "memory://"),
+        ("broker_url", "memory://any:thing/at all"),
+        ("redis_url", "redis://h"),
+        ("redis_url", "redis://h/"),
+        ("redis_url", "rediss://user:pass@h:6380/15"),
+        ("redis_url", "redis://h?db=3"),
+        ("redis_url", "unix:///var/run/redis.sock?db=1"),
+        ("redis_url", "memory://x"),
+    ],
+)
+def test_urls_as_they_may_be(setting: str, url: str) -> None:
+    assert getattr(Settings.load(**{setting: url}), setting) == url
+
+
+def test_a_password_is_not_shown() -> None:
+    with pytest.raises(InvalidSetting, match=r"'amqp://me:\*\*\*@h:0/' must be") as caught:
+        Settings.load(broker_url="amqp://me:se@cret@h:0/")
+    assert "cret" not in str(caught.value)
+
+
+def test_a_bad_setting_is_named_as_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GANGER_LEASE", "soon")
+    said = r"^prefix: '\?' must be .*; GANGER_LEASE: 'soon' must be .*; batch: 0 must"
+    with pytest.raises(InvalidSetting, match=said):
         Settings.load(batch=0, prefix="?")
-    with pytest.raises(InvalidSetting, match=r"^GANGER_NONSENSE: 1: "):
+    with pytest.raises(InvalidSetting, match=r"^--queue-type: 'x' must be quorum or classic; GAN"):
+        Settings.load(flag_name, queue_type="x")
+
+
+def test_a_setting_that_is_none_is_named_with_those_there_are() -> None:
+    with pytest.raises(InvalidSetting, match=r"^nonsense: there is no such setting; there are bro"):
         Settings.load(nonsense=1)
 
 

@@ -13,7 +13,7 @@ from ganger_broker.errors import InvalidInput, InvalidSetting, RunFailed
 from ganger_broker.logs import configure_logging
 from ganger_broker.messages import RunResult, RunStatus
 from ganger_broker.schema import json_schema
-from ganger_broker.settings import Settings
+from ganger_broker.settings import Settings, environment_name, flag_name
 
 from .options import BrokerUrl, Prefix, read_object
 
@@ -132,10 +132,11 @@ def print_json(value: Any) -> None:
 
 
 def _app(broker_url: str | None, prefix: str | None) -> Ganger:
-    settings = Settings.load(broker_url=broker_url, prefix=prefix)
+    settings = Settings.load(flag_name, broker_url=broker_url, prefix=prefix)
     if settings.embedded:
+        name = environment_name if broker_url is None else flag_name
         raise InvalidSetting(
-            f"GANGER_BROKER_URL: {settings.broker_url} lives in the process that opened it; "
+            f"{name('broker_url')}: {settings.broker_url} lives in the process that opened it; "
             "give an amqp:// URL, or trigger from within that process"
         )
     configure_logging(settings)  # what is logged is no part of what is printed

@@ -22,7 +22,7 @@ from ganger_broker.errors import (
     MissingExtra,
 )
 from ganger_broker.logs import configure_logging
-from ganger_broker.settings import MEMORY_URL, Settings
+from ganger_broker.settings import MEMORY_URL, Settings, flag_name
 
 from .ask import print_json
 from .loading import load, split_target
@@ -68,11 +68,13 @@ def worker(
     prefix: Prefix = None,
 ) -> None:
     """Run a worker with all workflows of an app. SIGTERM drains it, a second one forces."""
+    flags = {"broker_url": broker_url, "redis_url": redis_url, "prefix": prefix}
+    Settings.load(flag_name, **flags)
+    seconds = None if grace is None else parse_duration(grace, "--grace")
     found = load(target)
     app = found.app if isinstance(found, Worker) else found
-    app.override(broker_url=broker_url, redis_url=redis_url, prefix=prefix)
+    app.override(**flags)
     _check_redis(app.settings, redis_url)
-    seconds = None if grace is None else parse_duration(grace, "--grace")
     made = _worker_of(found, target, name, label or [], slots)
     configure_logging(app.settings)
     made.start(grace=seconds)
@@ -102,7 +104,7 @@ def dev(
     if broker_url is None and "GANGER_BROKER_URL" not in os.environ:
         broker_url = MEMORY_URL
     flags = {"broker_url": broker_url, "redis_url": redis_url, "prefix": prefix}
-    _check_redis(Settings.load(**flags), redis_url)
+    _check_redis(Settings.load(flag_name, **flags), redis_url)
     if reload:
         split_target(target)
         read_labels(label or [])
