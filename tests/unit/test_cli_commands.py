@@ -206,10 +206,49 @@ def test_a_worker_can_be_started_once_its_module_is_imported(folder: Path) -> No
         loaded.worker("w").start()  # not for being imported
 
 
-def test_a_module_that_cannot_be_imported_shows_why(folder: Path) -> None:
-    folder.write_text("import no_such_module_at_all")
-    with pytest.raises(ModuleNotFoundError, match="no_such_module_at_all"):
-        cli.main(["worker", f"{folder.stem}:app"])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "def f():\n    import no_such_module_at_all\nf()",
+            "Traceback (most recent call last):\n"
+            '  File "{path}", line 3, in <module>\n    f()\n'
+            '  File "{path}", line 2, in f\n    import no_such_module_at_all\n'
+            "ModuleNotFoundError: No module named 'no_such_module_at_all'\n",
+        ),
+        (
+            "x = 1\ndef f(:",
+            '  File "{path}", line 2\n    def f(:\n          ^\nSyntaxError: invalid syntax\n',
+        ),
+    ],
+)
+def test_a_module_that_cannot_be_imported_shows_where(
+    run: Run, folder: Path, text: str, shown: str
+) -> None:
+    folder.write_text(text)
+    status, out, err = run("worker", f"{folder.stem}:app")
+    assert (status, out) == (1, "")
+    said = f"ganger: {folder.stem!r} cannot be imported:\n" + shown.format(path=folder)
+    assert [line for line in err.splitlines() if set(line) - set(" ^~")] == [
+        line for line in said.splitlines() if set(line) - set(" ^~")
+    ]
+
+
+@pytest.mark.parametrize("name", ["no_such", "no_such.part", "json.no_such"])
+def test_dev_does_not_wait_for_a_module_that_is_not_there(
+    run: Run, folder: Path, name: str
+) -> None:
+    status, _, err = run("dev", f"{name}:app")
+    missing = "json.no_such" if "json" in name else "no_such"
+    assert (status, err.split(";")[0]) == (
+        2,
+        f"ganger: there is no module {missing!r} in {folder.parent}",
+    )
+
+
+def test_dev_does_not_watch_what_is_not_there(run: Run, folder: Path) -> None:
+    status, _, err = run("dev", f"{folder.stem}:app", "--watch", "/no/such")
+    assert (status, err) == (2, "ganger: --watch: there is no /no/such\n")
 
 
 def test_verbs_that_are_not_installed_say_what_to_install(
@@ -370,6 +409,10 @@ async def test_dev_starts_anew_when_a_file_changes(folder: Path) -> None:
             await says("worker registered")
             await asyncio.to_thread(folder.write_text, TASKS.replace("Leave", "Depart"))
             await says("left")
+            await says("worker registered")
+            await asyncio.to_thread(folder.write_text, "def f(:")
+            await says("SyntaxError")
+            await asyncio.to_thread(folder.write_text, TASKS)
             await says("worker registered")
             process.send_signal(signal.SIGTERM)
             await says("left")

@@ -3,14 +3,21 @@
 import importlib
 import os
 import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from traceback import StackSummary, TracebackException
 from types import ModuleType
 
 from ganger.app import Ganger
 from ganger.importing import importing
 from ganger.worker import Worker
-from ganger_broker.errors import InvalidInput
+from ganger_broker.errors import GangerError, InvalidInput
 
-__all__ = ["load", "split_target"]
+__all__ = ["BrokenModule", "check_there", "load", "split_target"]
+
+
+class BrokenModule(GangerError):
+    """The user's module raises when it is imported; the text shows where."""
 
 
 def load(target: str) -> Ganger | Worker:
@@ -47,22 +54,67 @@ def split_target(target: str) -> tuple[str, str]:
     return module, name
 
 
+def check_there(target: str) -> None:
+    """See that there is such a module, without importing it.
+
+    Raises:
+        InvalidInput: there is not.
+    """
+    parts = split_target(target)[0].split(".")
+    _put_here_on_path()
+    places: Sequence[str] | None = None
+    for number in range(len(parts)):
+        name = ".".join(parts[: number + 1])
+        spec = _spec(name, places)
+        if spec is None:
+            raise InvalidInput(_no_module(name))
+        places = spec.submodule_search_locations or []
+
+
+def _spec(name: str, places: Sequence[str] | None) -> ModuleSpec | None:
+    found = (finder.find_spec(name, places) for finder in sys.meta_path)
+    return next((spec for spec in found if spec is not None), None)
+
+
 def _module(name: str) -> ModuleType:
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    _put_here_on_path()
     try:
         with importing(name):
             return importlib.import_module(name)
-    except ModuleNotFoundError as exc:
-        missing = exc.name or ""
-        if missing != name and not name.startswith(f"{missing}."):
-            raise  # it is there, and imports one that is not
-        there = sorted(file[:-3] for file in os.listdir(here) if file.endswith(".py"))
-        raise InvalidInput(
-            f"there is no module {missing!r} in {here}; "
-            + (f"there are {', '.join(there)}" if there else "there are no Python files")
-        ) from exc
+    except GangerError:
+        raise
+    except Exception as exc:
+        missing = exc.name or "" if isinstance(exc, ModuleNotFoundError) else None
+        if missing is not None and (missing == name or name.startswith(f"{missing}.")):
+            raise InvalidInput(_no_module(missing)) from exc
+        raise BrokenModule(f"{name!r} cannot be imported:\n{_users_part(exc)}") from exc
+
+
+def _put_here_on_path() -> None:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def _no_module(name: str) -> str:
+    here = os.getcwd()
+    there = sorted(file[:-3] for file in os.listdir(here) if file.endswith(".py"))
+    return f"there is no module {name!r} in {here}; " + (
+        f"there are {', '.join(there)}" if there else "there are no Python files"
+    )
+
+
+def _users_part(exc: Exception) -> str:
+    """The traceback from the user's module on; what imports it is of no interest."""
+    told = TracebackException.from_exception(exc)
+    frames = list(told.stack)
+    while frames and frames[0].filename in (__file__, importlib.__file__):
+        del frames[0]
+    frames = [frame for frame in frames if not frame.filename.startswith("<frozen importlib")]
+    if frames:
+        told.stack = StackSummary.from_list(frames)
+        return "".join(told.format()).rstrip()
+    return "".join(told.format_exception_only()).rstrip()
 
 
 def _there_is(module: ModuleType) -> str:

@@ -25,7 +25,7 @@ from ganger_broker.logs import configure_logging
 from ganger_broker.settings import MEMORY_URL, Settings, flag_name
 
 from .ask import print_json
-from .loading import load, split_target
+from .loading import check_there, load
 from .options import BrokerUrl, Prefix, RedisUrl, read_labels, read_object
 
 __all__ = ["demo", "dev", "worker"]
@@ -93,7 +93,9 @@ def dev(
         str, typer.Option("--input", metavar="JSON", help="For --trigger.")
     ] = "{}",
     reload: Annotated[bool, typer.Option(help="Start anew when a file changes.")] = True,
-    watch: Annotated[Path, typer.Option(help="Watched for changes.")] = Path(),
+    watch: Annotated[
+        Path, typer.Option(help="What is watched for changes: a folder, or a file.")
+    ] = Path(),
     broker_url: BrokerUrl = None,
     redis_url: RedisUrl = None,
     prefix: Prefix = None,
@@ -106,8 +108,8 @@ def dev(
     flags = {"broker_url": broker_url, "redis_url": redis_url, "prefix": prefix}
     _check_redis(Settings.load(flag_name, **flags), redis_url)
     if reload:
-        split_target(target)
         read_labels(label or [])
+        check_there(target)
         _reloading(watch, seconds)
         return
     found = load(target)
@@ -159,6 +161,8 @@ def _reloading(watch: Path, grace: float) -> None:
         raise MissingExtra(
             "reloading needs: pip install 'ganger[embedded]'; or give --no-reload"
         ) from exc
+    if not watch.exists():
+        raise InvalidInput(f"--watch: there is no {watch}")
     command = [sys.executable, "-m", "ganger", *sys.argv[1:], "--no-reload"]
     run_process(
         watch,
