@@ -11,7 +11,7 @@ from ganger_broker.messages import (
     WorkerRegistered,
 )
 
-from . import steps, triggers, workers
+from . import attempts, placing, progress, triggers, workers
 from .effects import Effect
 from .facts import (
     AssignmentReturned,
@@ -99,9 +99,9 @@ class Core:
             return
         match event:
             case StepStarted():
-                steps.started(state, event)
+                attempts.started(state, event)
             case StepFinished():
-                steps.finished(state, event, worker)
+                attempts.finished(state, event, worker)
             case LabelsChanged():
                 workers.labels_changed(state, event, worker)
             case Heartbeat():
@@ -117,7 +117,7 @@ class Core:
         for timer in state.due():
             match timer.kind:
                 case "pending":
-                    steps.schedule_timed_out(state, timer.name)
+                    progress.schedule_timed_out(state, timer.name)
                 case "worker" if fact.caught_up:
                     silent.append(timer.name)
                 case "worker":
@@ -170,6 +170,6 @@ class Core:
                 if step.status is StepStatus.PENDING:
                     pending.append((-header.priority, step.pending_since or 0, run_id, name))
                 elif step.status in (StepStatus.ASSIGNED, StepStatus.RUNNING):
-                    steps.resend(state, run, name)
+                    attempts.resend(state, run, name)
         for *_, run_id, name in sorted(pending):
-            steps.place_again(state, state.runs[run_id], name)
+            placing.place_again(state, state.runs[run_id], name)

@@ -13,10 +13,10 @@ from ganger_broker.messages import (
 
 from .effects import Bury, Count, EndRun, Hold, Note, Reply, StoreRun, StoreStep, Unhold
 from .facts import CancelRequested, MessageRefused, TriggerReceived
+from .progress import cancel_run, start_ready
 from .records import Held, ReplyAddress, Run, RunHeader, StepRun
 from .state import State, Workflow
 from .states import StepStatus
-from .steps import cancel_run, start_ready
 
 __all__ = ["cancel_requested", "hold_is_over", "received", "refused", "workflow_registered"]
 

@@ -15,6 +15,7 @@ from ganger_broker.messages import (
     action_of,
 )
 
+from .attempts import attempt_lost, attempt_returned, is_current, is_started
 from .effects import (
     Beat,
     Count,
@@ -28,9 +29,9 @@ from .effects import (
     Tell,
 )
 from .facts import AssignmentReturned
+from .placing import match, release
 from .records import Worker, WorkerState
 from .state import State, Workflow
-from .steps import attempt_lost, attempt_returned, is_current, is_started, match, release
 from .triggers import workflow_registered
 
 __all__ = [

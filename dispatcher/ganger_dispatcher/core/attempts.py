@@ -1,0 +1,135 @@
+"""What becomes of attempts: picked up, ended, tried again, returned, lost."""
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from ganger_broker.messages import FailureReason, Outcome, RunError, StepFinished, StepStarted
+
+from .effects import Assign, Count, Note, StoreStep
+from .placing import assignment, make_pending, match, release
+from .progress import end_step
+from .records import Run, StepRun, Worker, attempt_id, split_attempt
+from .state import State
+from .states import Change, StepStatus, after
+
+__all__ = [
+    "attempt_lost",
+    "attempt_returned",
+    "finished",
+    "is_current",
+    "is_started",
+    "resend",
+    "started",
+]
+
+
+def _current(state: State, attempt: str) -> tuple[Run, str, StepRun] | None:
+    """The step run whose current attempt this is: the fence all changes go through."""
+    parts = split_attempt(attempt)
+    if parts is None:
+        return None
+    run = state.runs.get(parts[0])
+    step = run.steps.get(parts[1]) if run else None
+    if run is None or step is None or step.attempt != parts[2]:
+        return None
+    return run, parts[1], step
+
+
+def is_current(state: State, attempt: str) -> bool:
+    """Whether the attempt may still change state."""
+    found = _current(state, attempt)
+    return found is not None and found[2].status in (StepStatus.ASSIGNED, StepStatus.RUNNING)
+
+
+def is_started(state: State, attempt: str) -> bool:
+    """Whether the attempt is the current one and its worker has picked it up."""
+    found = _current(state, attempt)
+    return found is not None and found[2].status is StepStatus.RUNNING
+
+
+def started(state: State, event: StepStarted) -> None:
+    """The worker picked the attempt up."""
+    found = _current(state, event.attempt)
+    if found is None or found[2].worker != event.worker:
+        return
+    run, name, step = found
+    status = after(step.status, Change.START)
+    if status is not None:
+        run.steps[name] = replace(step, status=status, started_at=event.at or state.now)
+        state.emit(StoreStep(run.id, name, run.steps[name]))
+
+
+def finished(state: State, event: StepFinished, worker: Worker) -> None:
+    """The attempt ended: its slot goes to the step whose turn it is, then its outcome counts."""
+    if event.attempt not in worker.attempts:
+        return  # said before, or taken from this worker since
+    release(state, worker, event.attempt)
+    match(state, worker)
+    found = _current(state, event.attempt)
+    if found is None:
+        return
+    run, name, step = found
+    if event.outcome is Outcome.SUCCEEDED:
+        end_step(state, run, name, Change.SUCCEED, output=event.output)
+    elif event.outcome is Outcome.CANCELLED:
+        end_step(state, run, name, Change.CANCEL, error=_named(event, step, name))
+    elif event.retryable and step.failures < run.definitions[name].retries:
+        _retry(state, run, name, step)
+    else:
+        end_step(state, run, name, Change.FAIL, error=_named(event, step, name))
+
+
+def _named(event: StepFinished, step: StepRun, name: str) -> RunError:
+    error = event.error or RunError(FailureReason.STEP_FAILED, "the step failed")
+    return replace(error, step=name, attempt=event.attempt)
+
+
+def _retry(state: State, run: Run, name: str, step: StepRun) -> None:
+    status = after(step.status, Change.RETRY)
+    if status is None:
+        return
+    state.emit(Count("steps_retried"))
+    waiting = replace(step, status=status, attempt=step.attempt + 1, failures=step.failures + 1)
+    make_pending(state, run, name, waiting)
+
+
+def attempt_returned(state: State, attempt: str) -> None:
+    """The assignment was not picked up: match the step again, as a new attempt."""
+    _again(state, attempt, Change.RETURN, lambda step: replace(step, attempt=step.attempt + 1))
+
+
+def attempt_lost(state: State, attempt: str, *, counts: bool = True) -> None:
+    """The worker is lost, or lost the attempt: match the step again, as a new attempt."""
+    found = _current(state, attempt)
+    if found and counts and found[2].losses >= state.policy.most_losses:
+        run, name, step = found
+        text = f"its worker was lost {step.losses + 1} times"
+        error = RunError(FailureReason.WORKER_LOST, text, step=name, attempt=attempt)
+        end_step(state, run, name, Change.GIVE_UP, error=error)
+        return
+    _again(
+        state,
+        attempt,
+        Change.LOSE,
+        lambda step: replace(step, attempt=step.attempt + 1, losses=step.losses + counts),
+    )
+
+
+def _again(state: State, attempt: str, change: Change, anew: Callable[[StepRun], StepRun]) -> None:
+    found = _current(state, attempt)
+    if found is not None and after(found[2].status, change) is not None:
+        run, name, step = found
+        state.emit(Count("steps_replaced"), Note("replaced", {"attempt": attempt}))
+        make_pending(state, run, name, anew(step), change=change)
+
+
+def resend(state: State, run: Run, name: str) -> None:
+    """After a take-over: the assignment may have been stored and not sent."""
+    step = run.steps[name]
+    attempt = attempt_id(run.id, name, step.attempt)
+    worker = state.workers.get(step.worker or "")
+    if worker is None or attempt not in worker.attempts:
+        attempt_lost(state, attempt)  # somebody deleted keys; nobody would ever speak of it
+    elif step.status is StepStatus.ASSIGNED:
+        state.emit(Assign(worker.id, assignment(run, name, worker)))

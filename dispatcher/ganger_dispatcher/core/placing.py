@@ -1,0 +1,134 @@
+"""Pending steps and the workers that get them."""
+
+from msgspec.structs import replace
+
+from ganger_broker.messages import Assignment
+from ganger_dispatcher.placement.scorer import weights
+
+from .effects import (
+    AddPending,
+    Assign,
+    DropPending,
+    Note,
+    ReleaseAttempt,
+    StoreLoad,
+    StoreStep,
+    TakeAttempt,
+)
+from .records import Run, StepRun, Worker, attempt_id, step_run_id
+from .state import State
+from .states import Change, StepStatus, after
+
+__all__ = ["assignment", "make_pending", "match", "place_again", "release"]
+
+
+def make_pending(
+    state: State, run: Run, name: str, step: StepRun, *, change: Change = Change.READY
+) -> None:
+    status = after(step.status, change)
+    if status is None:
+        return
+    deadline = state.now + round(run.definitions[name].schedule_timeout * 1000)
+    run.steps[name] = replace(
+        step,
+        status=status,
+        worker=None,
+        pending_since=state.now,
+        deadline=deadline,
+        assigned_at=None,
+        started_at=None,
+    )
+    place(state, run, name)
+
+
+def place(state: State, run: Run, name: str) -> None:
+    """Give a pending step to the best worker, or put it in the backlog."""
+    step = run.steps[name]
+    worker = state.placement.choose(run.requirements[name])
+    if worker is not None:
+        _assign(state, run, name, state.workers[worker])
+        return
+    step_run = step_run_id(run.id, name)
+    deadline, since = step.deadline or state.now, step.pending_since or state.now
+    state.placement.backlog.add(step_run, run.requirements[name], run.header.priority, since)
+    state.wake(deadline, "pending", step_run)
+    state.emit(
+        StoreStep(run.id, name, step),
+        AddPending(step_run, deadline),
+        Note("pending", {"step_run": step_run}),
+    )
+
+
+def match(state: State, worker: Worker) -> None:
+    """The worker changed: give it the pending steps that it can take now."""
+    placement = state.placement
+    while (turn := placement.next_for(worker.id)) is not None:
+        placement.backlog.remove(turn.step_run)
+        state.emit(DropPending(turn.step_run))
+        run_id, _, name = turn.step_run.partition("/")
+        _assign(state, state.runs[run_id], name, worker)
+
+
+def _assign(state: State, run: Run, name: str, worker: Worker) -> None:
+    step = run.steps[name]
+    requirement = run.requirements[name]
+    highest, total = weights(state.placement.score(worker.id, requirement))
+    attempt = attempt_id(run.id, name, step.attempt)
+    run.steps[name] = replace(
+        step, status=StepStatus.ASSIGNED, worker=worker.id, assigned_at=state.now
+    )
+    worker.attempts[attempt] = worker.given_at = state.now
+    state.placement.take(worker.id)
+    note = {
+        "attempt": attempt,
+        "worker": worker.id,
+        "highest_weight": highest,
+        "total_weight": total,
+        "waited_ms": state.now - (step.pending_since or state.now),
+    }
+    state.emit(
+        StoreStep(run.id, name, run.steps[name]),
+        TakeAttempt(worker.id, attempt),
+        _load(worker),
+        Note("placed", note),
+        Assign(worker.id, assignment(run, name, worker)),
+    )
+
+
+def assignment(run: Run, name: str, worker: Worker) -> Assignment:
+    step, definition, header = run.steps[name], run.definitions[name], run.header
+    return Assignment(
+        attempt=attempt_id(run.id, name, step.attempt),
+        incarnation=worker.incarnation,
+        run_id=run.id,
+        workflow=header.workflow,
+        step=name,
+        input=header.input,
+        parents={parent: run.steps[parent].output for parent in definition.parents},
+        metadata=header.metadata,
+        retry_count=step.failures,
+        timeout=definition.timeout,
+        priority=header.priority,
+    )
+
+
+def place_again(state: State, run: Run, name: str) -> None:
+    """After a take-over: a pending step may find a worker now, and is in the backlog else."""
+    place(state, run, name)
+    if run.steps[name].status is not StepStatus.PENDING:
+        state.emit(DropPending(step_run_id(run.id, name)))
+
+
+def release(state: State, worker: Worker, attempt: str) -> None:
+    """The worker holds the attempt no more; call ``match`` when all else is settled."""
+    del worker.attempts[attempt]
+    state.placement.release(worker.id)
+    state.emit(
+        ReleaseAttempt(worker.id, attempt),
+        _load(worker),
+        Note("released", {"attempt": attempt, "worker": worker.id}),
+    )
+
+
+def _load(worker: Worker) -> StoreLoad:
+    return StoreLoad(worker.id, worker.used, worker.state, worker.given_at)

@@ -1,0 +1,99 @@
+"""How runs go on: steps become ready, end, and with the last of them the run."""
+
+from msgspec.structs import replace
+
+from ganger_broker.messages import CancelAttempt, FailureReason, RunError, RunStatus
+
+from .effects import Count, DropPending, EndRun, Note, Reply, StoreStep, Tell
+from .placing import make_pending
+from .records import Run, attempt_id, step_run_id
+from .state import State
+from .states import TERMINAL, Change, StepStatus, after
+
+__all__ = ["cancel_run", "end_step", "schedule_timed_out", "start_ready"]
+
+
+def start_ready(state: State, run: Run) -> None:
+    """Make pending, and place where possible, each waiting step whose parents are done."""
+    for name, step in list(run.steps.items()):
+        if step.status is StepStatus.WAITING:
+            parents = [run.steps[parent].status for parent in run.definitions[name].parents]
+            if all(status is StepStatus.SUCCEEDED for status in parents):
+                make_pending(state, run, name, step)
+            elif any(status in (StepStatus.FAILED, StepStatus.CANCELLED) for status in parents):
+                error = RunError(FailureReason.CANCELLED, "a parent did not succeed", step=name)
+                end_step(state, run, name, Change.CANCEL, error=error)
+
+
+def end_step(
+    state: State,
+    run: Run,
+    name: str,
+    change: Change,
+    *,
+    output: object = None,
+    error: RunError | None = None,
+) -> None:
+    step = run.steps[name]
+    status = after(step.status, change)
+    if status is None:
+        return
+    step_run = step_run_id(run.id, name)
+    if step.status is StepStatus.PENDING and step_run in state.placement.backlog:
+        state.placement.backlog.remove(step_run)
+        state.emit(DropPending(step_run))
+    if step.worker and step.status in (StepStatus.ASSIGNED, StepStatus.RUNNING):
+        attempt = attempt_id(run.id, name, step.attempt)
+        if attempt in getattr(state.workers.get(step.worker), "attempts", ()):
+            state.emit(Tell(step.worker, CancelAttempt(attempt, error.message if error else "")))
+    run.steps[name] = replace(
+        step, status=status, finished_at=state.now, output=output, error=error
+    )
+    state.emit(
+        StoreStep(run.id, name, run.steps[name]),
+        Count(f"steps_{status}"),
+        Note(status, {"step_run": step_run, "worker": step.worker}),
+    )
+    start_ready(state, run)
+    _end_run(state, run)
+
+
+def _end_run(state: State, run: Run) -> None:
+    steps = run.steps
+    if run.id not in state.runs or any(s.status not in TERMINAL for s in steps.values()):
+        return
+    unhappy = [step for step in steps.values() if step.status is not StepStatus.SUCCEEDED]
+    failed = [step for step in unhappy if step.status is StepStatus.FAILED]
+    status = RunStatus.FAILED if failed else RunStatus.CANCELLED if unhappy else RunStatus.SUCCEEDED
+    run.header = replace(
+        run.header,
+        status=status,
+        finished_at=state.now,
+        output={n: s.output for n, s in steps.items() if s.status is StepStatus.SUCCEEDED},
+        error=next((step.error for step in failed or unhappy), None),
+    )
+    del state.runs[run.id]
+    state.emit(EndRun(run.id, run.header), Count(f"runs_{status}"))
+    result = state.ended[run.id] = run.result()
+    for address in run.header.reply:
+        state.emit(Reply(address, result))
+
+
+def cancel_run(state: State, run: Run, error: RunError) -> None:
+    """Cancel every step that has not ended, and with them the run."""
+    for name, step in list(run.steps.items()):
+        if step.status not in TERMINAL:
+            end_step(state, run, name, Change.CANCEL, error=replace(error, step=name))
+
+
+def schedule_timed_out(state: State, step_run: str) -> None:
+    """The time for which the step may be pending is over."""
+    if step_run not in state.placement.backlog:
+        return
+    run_id, _, name = step_run.partition("/")
+    run = state.runs[run_id]
+    step = run.steps[name]
+    if step.deadline is not None and step.deadline <= state.now:
+        seconds = run.definitions[name].schedule_timeout
+        text = f"no worker could take it within {seconds:g} s"
+        cancel_run(state, run, RunError(FailureReason.SCHEDULING_TIMED_OUT, text))
