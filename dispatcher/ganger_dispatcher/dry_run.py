@@ -1,5 +1,6 @@
 """``ganger match FILE``: what the engine would do with a fleet that is written down."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -74,12 +75,22 @@ def _check_slots(worker: _Worker, place: str) -> None:
 
 def _read(text: bytes) -> _File:
     try:
-        return msgspec.json.decode(text, type=_File)
+        return msgspec.convert(_json(text), _File)
     except msgspec.ValidationError as exc:
         message, found, place = str(exc).rpartition(" - at `$.")
         named = f"{place.rstrip('`')}: {message}" if found else str(exc)
         raise InvalidInput(named) from exc
+
+
+def _json(text: bytes) -> Any:
+    try:
+        return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise InvalidInput(f"is not JSON: {exc}") from exc
+        if "out of range" not in str(exc):
+            raise InvalidInput(f"is not JSON: {exc}") from exc
     except RecursionError as exc:
         raise InvalidInput("is not JSON that can be read: it is nested too deeply") from exc
+    try:
+        return json.loads(text)  # 1e999 is infinite to it, and is refused with its place
+    except (ValueError, RecursionError) as exc:
+        raise InvalidInput(f"is not JSON: {exc}") from exc

@@ -22,6 +22,9 @@ from ganger.cli.options import read_labels, read_object
         ("model=true", "true"),
         ("model=null", "null"),
         ("model=NaN", "NaN"),
+        ("model=-Infinity", "-Infinity"),
+        ("model=1e999x", "1e999x"),
+        ('model="1e999"', "1e999"),
         ("model=[1]", "[1]"),
         ("model=1.2.3", "1.2.3"),
         ("model=007", "007"),
@@ -39,6 +42,8 @@ def test_a_label_is_a_number_a_json_string_or_a_string(text: str, value: Any) ->
         (["=1"], "--label: the key '' must have 1 to 128 characters"),
         (["a=1", "a=2"], "--label: 'a' is given twice"),
         ([f"a={2**60}"], "--label a: the whole number"),
+        (["a=1e999"], "--label a: 1e999 is too large for a number; in quotes it is a string"),
+        (["a=-1e999"], "--label a: -1e999 is too large for a number"),
     ],
 )
 def test_a_bad_label_is_named(texts: list[str], said: str) -> None:

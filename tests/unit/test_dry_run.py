@@ -115,6 +115,27 @@ def test_a_wrong_worker_is_refused_with_the_place(worker: dict[str, Any], text: 
         run([{"id": "a"}, {"id": "b", **worker}])
 
 
+@pytest.mark.parametrize(
+    ("worker", "desired", "text"),
+    [
+        ('{"id": "a", "labels": {"memory": 1e999}}', "{}", "workers[0].labels.memory: inf must be"),
+        ('{"id": "a"}', '{"m": -1e999}', "desired_worker_labels.m.value: -inf must be a finite"),
+        (
+            '{"id": "a"}',
+            '{"m": {"value": [1, 1e999], "comparator": "IN"}}',
+            "desired_worker_labels.m.value[1]: inf must be a finite number",
+        ),
+        ('{"id": "a", "slots": 1e999}', "{}", "workers[0].slots: Expected `int`, got `float`"),
+        ('{"id": "a", "labels": {"memory": NaN}}', "{}", "is not JSON: "),
+        ('{"id": "a", "slots": 1e999}', "}", "is not JSON: "),
+    ],
+)
+def test_a_number_too_large_is_refused_with_its_place(worker: str, desired: str, text: str) -> None:
+    file = f'{{"workers": [{worker}], "desired_worker_labels": {desired}}}'
+    with pytest.raises(InvalidInput, match="^" + re.escape(text)):
+        dry_run(file.encode())
+
+
 DEEP = b'{"workers": [], "desired_worker_labels": ' + b'{"m":' * 100_000
 
 

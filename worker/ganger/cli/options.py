@@ -34,17 +34,30 @@ def read_labels(given: Iterable[str]) -> dict[str, LabelValue]:
         check_key(key, "--label")
         if key in labels:
             raise InvalidLabel(f"--label: {key!r} is given twice")
-        labels[key] = check_value(_label_value(value), f"--label {key}")
+        place = f"--label {key}"
+        labels[key] = check_value(_label_value(value, place), place)
     return labels
 
 
-def _label_value(text: str) -> Any:
+def _label_value(text: str, place: str) -> Any:
     try:
         value = msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except msgspec.DecodeError as exc:
+        if "out of range" in str(exc) and _is_number(text):
+            raise InvalidLabel(
+                f"{place}: {text} is too large for a number; in quotes it is a string"
+            ) from exc
         return text
     is_label = isinstance(value, str | int | float) and not isinstance(value, bool)
     return value if is_label else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_object(option: str, text: str) -> dict[str, Any]:
