@@ -1,0 +1,18 @@
+"""The command line's verbs that need NumPy and Redis: ``ganger.commands`` entry point."""
+
+import typer
+
+from .matching import explain, match
+from .serving import dispatcher
+from .showing import runs, workers
+
+__all__ = ["commands"]
+
+
+def commands(app: typer.Typer) -> None:
+    """Add these verbs to the ``ganger`` command."""
+    app.command()(dispatcher)
+    app.command()(workers)
+    app.command()(runs)
+    app.command()(explain)
+    app.command()(match)

@@ -1,0 +1,116 @@
+"""The verbs ``explain`` and ``match``: who can take a step, and why not the others."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ganger_broker.errors import InvalidInput
+from ganger_dispatcher.dry_run import dry_run
+from ganger_dispatcher.explanation import Explanation, Reason
+from ganger_dispatcher.inspection import StepExplanation, explain_step
+
+from .options import AsJson, Prefix, RedisUrl, ask, settings_for_reading
+from .printing import add_row, print_json
+
+__all__ = ["explain", "match"]
+
+_WORKERS_SHOWN = 20
+"""Workers a table of reasons shows; --json shows all."""
+
+
+def explain(
+    step_run: Annotated[str, typer.Argument(help="<run>/<step>; a run's id if it has one step.")],
+    as_json: AsJson = False,
+    redis_url: RedisUrl = None,
+    prefix: Prefix = None,
+) -> None:
+    """Say why a step waits: not now, or never with this fleet; the nearest misses first."""
+    settings = settings_for_reading(redis_url, prefix)
+    found = ask(settings, lambda store: explain_step(store, step_run))
+    if as_json:
+        print_json(found)
+        return
+    console = Console(markup=False)
+    console.print(_explain_text(found), highlight=False)
+    if found.verdict is not None:
+        console.print(_reasons_table(found.workers))
+
+
+def match(
+    file: Annotated[
+        Path,
+        typer.Argument(help="JSON with workers and desired_worker_labels; - is standard input."),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Try a requirement on a fleet that is written down: who would get the step, and why."""
+    try:
+        text = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        explanation = dry_run(text)
+    except OSError as exc:
+        _refuse(f"{file}: {exc.strerror}")
+    except InvalidInput as exc:
+        _refuse(f"{file}: {exc}")
+    if as_json:
+        print_json(explanation)
+        return
+    console = Console(markup=False)
+    chosen = explanation.selected
+    console.print(f"selected: {chosen}" if chosen else "selected: nobody", highlight=False)
+    console.print(_reasons_table(_plain(explanation)))
+
+
+def _refuse(text: str) -> NoReturn:
+    typer.echo(f"ganger: {text}", err=True)
+    raise typer.Exit(2)
+
+
+def _plain(explanation: Explanation) -> list[dict[str, Any]]:
+    workers: list[dict[str, Any]] = msgspec.to_builtins(explanation.workers)
+    return workers
+
+
+def _explain_text(found: StepExplanation) -> str:
+    where = f" on {found.worker}" if found.worker else ""
+    text = f"{found.step_run}: {found.status}{where}"
+    if found.verdict is None:
+        return text
+    meaning = {
+        "now": "a worker can take it; it is about to be placed",
+        "not now": "workers that meet the requirement are full, draining or paused",
+        "never with this fleet": "no live worker meets the requirement",
+    }
+    return f"{text}\n{found.verdict}: {meaning[found.verdict]}"
+
+
+def _reasons_table(workers: list[dict[str, Any]]) -> Table:
+    table = Table("worker", "eligible", "weight", "sum", "conditions")
+    for worker in workers[:_WORKERS_SHOWN]:
+        load = (
+            f"\n{worker['used']}/{worker['slots']} {worker['state']}" if "state" in worker else ""
+        )
+        reasons = [msgspec.convert(reason, Reason) for reason in worker["reasons"]]
+        add_row(
+            table,
+            worker["id"] + load,
+            "yes" if worker["eligible"] else "no",
+            str(worker["highest_weight"]),
+            str(worker["total_weight"]),
+            "\n".join(map(_reason_text, reasons)),
+        )
+    if len(workers) > _WORKERS_SHOWN:
+        table.caption = f"and {len(workers) - _WORKERS_SHOWN} more; --json shows all"
+    return table
+
+
+def _reason_text(reason: Reason) -> str:
+    mark = "✓" if reason.met else "✗"
+    kind = "required" if reason.required else "preferred"
+    desired = "" if reason.desired is None else f" {msgspec.json.encode(reason.desired).decode()}"
+    actual = "no label" if reason.actual is None else msgspec.json.encode(reason.actual).decode()
+    return f"{mark} {reason.key} {reason.comparator}{desired} ({kind}): {actual}, {reason.code}"
