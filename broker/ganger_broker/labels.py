@@ -326,7 +326,7 @@ def _is_text(text: str) -> bool:
 
 
 def _kind(value: object) -> str:
-    return "null (None)" if value is None else type(value).__name__
+    return "null" if value is None else type(value).__name__
 
 
 def _short(value: object, most: int = 60) -> str:

@@ -41,6 +41,11 @@ class Reason(msgspec.Struct):
     met: bool
     code: Code
 
+    @property
+    def is_action(self) -> bool:
+        """Whether it is of the step's action, which no label's condition can look like."""
+        return (self.key, self.comparator) == ("action", "EXISTS") and self.desired is not None
+
 
 class WorkerExplanation(msgspec.Struct):
     """One worker, held against the whole requirement."""

@@ -41,7 +41,7 @@ def test_numbers_at_the_edge_are_taken(number: float) -> None:
 
 REFUSED_LABELS: list[tuple[Any, str]] = [
     ({"gpu": True}, "labels.gpu: True must be a string or a number, not bool"),
-    ({"gpu": None}, "labels.gpu: None must be a string or a number, not null (None)"),
+    ({"gpu": None}, "labels.gpu: None must be a string or a number, not null"),
     ({"gpu": [1]}, "labels.gpu: [1] must be a string or a number, not list"),
     ({"gpu": {"a": 1}}, "labels.gpu: {'a': 1} must be a string or a number, not dict"),
     ({"gpu": b"x"}, "labels.gpu: b'x' must be a string or a number, not bytes"),
@@ -58,7 +58,7 @@ REFUSED_LABELS: list[tuple[Any, str]] = [
     ({5: 1}, "labels: the key 5 must be a string, not int"),
     ({str(n): n for n in range(65)}, "labels: a worker has at most 64 labels, these are 65"),
     ([("a", 1)], "labels: must be a map of key to value, not list"),
-    (None, "labels: must be a map of key to value, not null (None)"),
+    (None, "labels: must be a map of key to value, not null"),
 ]
 
 
@@ -123,11 +123,11 @@ def test_a_list_of_conditions_on_one_key_means_all_of_them() -> None:
 
 D = "desired_worker_labels"
 REFUSED_WISHES: list[tuple[Any, str]] = [
-    (None, f"{D}: must be a map of key to desired label, not null (None)"),
+    (None, f"{D}: must be a map of key to desired label, not null"),
     (["model"], f"{D}: must be a map of key to desired label, not list"),
     ({"": 1}, f"{D}: the key '' must have 1 to 128 characters, it has 0"),
     ({1: 1}, f"{D}: the key 1 must be a string, not int"),
-    ({"m": None}, f"{D}.m.value: None must be a string or a number, not null (None)"),
+    ({"m": None}, f"{D}.m.value: None must be a string or a number, not null"),
     ({"m": True}, f"{D}.m.value: True must be a string or a number, not bool"),
     ({"m": math.nan}, f"{D}.m.value: nan must be a finite number"),
     ({"m": {}}, f"{D}.m.value: is missing; EQUAL needs one"),

@@ -37,7 +37,7 @@ def explain(
         return
     console = Console(markup=False)
     console.print(_explain_text(found), highlight=False)
-    if found.verdict is not None:
+    if found.verdict is not None and found.workers:
         console.print(_reasons_table(found.workers))
 
 
@@ -62,7 +62,10 @@ def match(
     console = Console(markup=False)
     chosen = explanation.selected
     console.print(f"selected: {chosen}" if chosen else "selected: nobody", highlight=False)
-    console.print(_reasons_table(_plain(explanation)))
+    if explanation.workers:
+        console.print(_reasons_table(_plain(explanation)))
+    else:
+        console.print("there are no workers in it")
 
 
 def _refuse(text: str) -> NoReturn:
@@ -80,6 +83,8 @@ def _explain_text(found: StepExplanation) -> str:
     text = f"{found.step_run}: {found.status}{where}"
     if found.verdict is None:
         return text
+    if not found.workers:
+        return f"{text}\n{found.verdict}: there are no live workers"
     meaning = {
         "now": "a worker can take it; it is about to be placed",
         "not now": "workers that meet the requirement are full, draining or paused",
@@ -109,6 +114,8 @@ def _reasons_table(workers: list[dict[str, Any]]) -> Table:
 
 
 def _reason_text(reason: Reason) -> str:
+    if reason.is_action:
+        return f"✗ does not run {reason.desired}"
     mark = "✓" if reason.met else "✗"
     kind = "required" if reason.required else "preferred"
     desired = "" if reason.desired is None else f" {msgspec.json.encode(reason.desired).decode()}"

@@ -33,7 +33,7 @@ def workers(as_json: AsJson = False, redis_url: RedisUrl = None, prefix: Prefix 
             "\n".join(worker.actions),
             _time_text(worker.heartbeat_at),
         )
-    print_table(table, found, "no workers have registered")
+    print_table(table, found, "there are no live workers")
 
 
 def runs(
