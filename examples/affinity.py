@@ -8,6 +8,13 @@ Everything in this process:  python examples/affinity.py
 With servers:                ganger dispatcher
                              ganger worker affinity:app --label memory=512    (in examples/)
                              ganger trigger caption --input '{"image": "a.png"}' --wait
+
+Prints:
+
+    what is on 0.png: affinity-worker, after loading the model
+    what is on 1.png: affinity-worker, with the model it had
+    what is on 5.png: affinity-worker, with the model it had
+    labels now: {'model': 'fancy-vision-model', 'memory': 512}
 """
 
 import asyncio
@@ -56,14 +63,19 @@ async def main() -> None:
     """Two workers, one too small; six images, one after the other."""
     small = app.worker("small-worker", labels={"model": MODEL, "memory": 128}, slots=4)
     affinity = app.worker(
-        "affinity-worker", labels={"model": "fancy-ai-model-v2", "memory": 512}, slots=4
+        "affinity-worker",
+        labels={"model": "fancy-ai-model-v2", "memory": 512},
+        slots=4,
+        worker_id="affinity-worker",
     )
     for worker in (small, affinity):
         worker.register_workflow(Caption())
     async with small, affinity:
         for number in range(6):
             run = await app.admin.aio.run_workflow(Caption, {"image": f"{number}.png"})
-            print((await run.result(timeout=30))["caption"])
+            found = (await run.result(timeout=30))["caption"]
+            how = "after loading the model" if found["loaded"] else "with the model it had"
+            print(f"{found['caption']}: {found['worker']}, {how}")
         print("labels now:", affinity.get_labels())
 
 

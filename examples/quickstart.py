@@ -2,6 +2,10 @@
 
 Everything in this process:  python examples/quickstart.py
 With servers, a dispatcher:  GANGER_BROKER_URL=amqp://guest:guest@127.0.0.1/ python …
+
+Prints:
+
+    Hello, Ada!
 """
 
 import os
@@ -24,4 +28,4 @@ if __name__ == "__main__":
     worker.register_workflow(Greet())
     with worker:
         run = app.admin.run_workflow(Greet, {"name": "Ada"})
-        print(run.sync_result(timeout=30))
+        print(run.sync_result(timeout=30)["greet"]["greeting"])

@@ -5,14 +5,17 @@ from datetime import timedelta
 
 from .errors import InvalidInput
 
-__all__ = ["parse_duration"]
+__all__ = ["Duration", "parse_duration"]
+
+Duration = str | float | timedelta
+"""``"60s"``, ``"5m"``, ``"1h30m"``, seconds, or a timedelta."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _WHOLE = re.compile(rf"(?:{_PART.pattern})+")
 
 
-def parse_duration(given: str | float | timedelta, place: str = "duration") -> float:
+def parse_duration(given: Duration, place: str = "duration") -> float:
     """Seconds of a duration.
 
     Raises:

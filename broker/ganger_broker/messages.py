@@ -158,7 +158,9 @@ class StepDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     """A step as its workers register it.
 
     ``desired_worker_labels`` is in the written form of ``parse_desired``. ``timeout`` is
-    how long one attempt may run, ``schedule_timeout`` how long it may be pending.
+    how long one attempt may run, ``schedule_timeout`` how long it may be pending. Before
+    retry n it rests ``backoff_factor ** n`` seconds, at most ``backoff_max_seconds``, less
+    a part of up to ``jitter``; without a factor not at all.
     """
 
     name: Name
@@ -166,6 +168,9 @@ class StepDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     timeout: Seconds = 60.0
     schedule_timeout: Seconds = 300.0
     retries: Retries = 0
+    backoff_factor: Annotated[float, Meta(ge=1, le=MAX_SECONDS)] | None = None
+    backoff_max_seconds: Seconds = 300.0
+    jitter: Annotated[float, Meta(ge=0, le=1)] = 0.1
     desired_worker_labels: dict[str, Any] = {}
 
 
@@ -234,7 +239,8 @@ class StepStarted(WorkerEvent, tag="step_started"):
 
 
 class StepFinished(WorkerEvent, tag="step_finished"):
-    """The attempt ended. ``retryable`` is false where another try is of no use."""
+    """The attempt ended. ``retryable`` is false where another try is of no use;
+    ``retry_after`` is when the step itself wants one, in seconds, whatever its backoff."""
 
     attempt: AttemptId
     outcome: Outcome
@@ -242,6 +248,7 @@ class StepFinished(WorkerEvent, tag="step_finished"):
     error: RunError | None = None
     retryable: bool = True
     at: int = 0
+    retry_after: Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | None = None
 
 
 Event = (

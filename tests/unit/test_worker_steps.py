@@ -1,13 +1,14 @@
 """How steps run and how they end."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from ganger import Context, InvalidInput
+from ganger import Context, InvalidInput, NonRetryable, RetryAfter
 from ganger_broker.messages import (
     CancelAttempt,
     FailureReason,
@@ -149,6 +150,38 @@ async def test_no_exception_of_a_step_ends_the_worker(action: str, error: BaseEx
         assert end.outcome is Outcome.FAILED
         after = await ended(found, action, attempt="run/x/2")
         assert after.outcome is Outcome.SUCCEEDED
+
+
+@pytest.mark.parametrize("action", ["scripted:a", "scripted:t"])
+@pytest.mark.parametrize(
+    ("error", "retryable", "retry_after", "said"),
+    [
+        (NonRetryable("a bad image"), False, None, "a bad image"),
+        (RetryAfter("1m30s"), True, 90.0, "to be tried again after 90 s"),
+        (RetryAfter(timedelta(seconds=2), "busy"), True, 2.0, "busy"),
+        (ValueError("no"), True, None, "no"),
+    ],
+)
+async def test_a_step_can_say_whether_and_when_to_try_again(
+    action: str, error: Exception, retryable: bool, retry_after: float | None, said: str
+) -> None:
+    def fail(context: Context) -> None:
+        raise error
+
+    async def fail_async(context: Context) -> None:
+        raise error
+
+    async with working(Scripted(fail_async, fail)) as found:
+        end = await ended(found, action)
+        assert (end.outcome, end.retryable) == (Outcome.FAILED, retryable)
+        assert end.retry_after == retry_after
+        assert end.error is not None
+        assert (end.error.message, end.error.type) == (said, type(error).__name__)
+
+
+def test_when_to_try_again_must_be_a_duration() -> None:
+    with pytest.raises(InvalidInput, match="RetryAfter: 'soon' must be a positive number"):
+        RetryAfter("soon")
 
 
 async def test_a_function_that_lets_stop_iteration_out_is_told_so() -> None:

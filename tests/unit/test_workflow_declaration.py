@@ -35,7 +35,15 @@ def test_a_workflow_is_named_after_its_class_and_its_steps_after_their_methods()
 
 def test_everything_given_is_in_the_definition() -> None:
     class Caption:
-        @app.step(name="first", timeout="1m", retries=3, schedule_timeout=timedelta(seconds=7))
+        @app.step(
+            name="first",
+            timeout="1m",
+            retries=3,
+            backoff_factor=2,
+            backoff_max_seconds=30,
+            jitter=0.5,
+            schedule_timeout=timedelta(seconds=7),
+        )
         async def a(self, context: Context) -> None: ...
 
         @app.step(
@@ -53,6 +61,7 @@ def test_everything_given_is_in_the_definition() -> None:
     assert (definition.name, definition.version, definition.on_events) == ("c", "v2", ["image:new"])
     first, second = definition.steps
     assert (first.name, first.timeout, first.retries, first.schedule_timeout) == ("first", 60, 3, 7)
+    assert (first.backoff_factor, first.backoff_max_seconds, first.jitter) == (2, 30, 0.5)
     assert (second.parents, second.schedule_timeout) == (["first"], 120)
     assert second.desired_worker_labels == {
         "model": {"value": "m", "comparator": "EQUAL", "required": False, "weight": 10},
@@ -119,6 +128,10 @@ def step(**options: Any) -> Callable[[], object]:
         (step(timeout=2e9), "step 'walk': timeout: 2000000000.0 is over 1,000,000,000 s"),
         (step(timeout="99999d"), "step 'walk': timeout: '99999d' is over"),
         (step(schedule_timeout=1e308), "step 'walk': schedule_timeout: 1e+308 is over"),
+        (step(backoff_factor=0.5), "step 'walk': backoff_factor: 0.5 must be a number from 1 to"),
+        (step(backoff_factor=float("nan")), "step 'walk': backoff_factor: nan must be a number"),
+        (step(backoff_max_seconds=0), "step 'walk': backoff_max_seconds: 0 must be a positive"),
+        (step(jitter=1.1), "step 'walk': jitter: 1.1 must be a number from 0 to 1"),
         (step(retries=True), "step 'walk': retries: True must be a whole number"),
         (step(parents="a"), "step 'walk': parents: 'a' must be a list"),
         (step(parents=[1]), "step 'walk': parents: 1 is neither"),

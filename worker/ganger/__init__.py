@@ -18,6 +18,7 @@ from ganger_broker.settings import Settings
 from .app import Ganger
 from .client import WorkflowRunRef
 from .context import Context, WorkerContext
+from .failures import NonRetryable, RetryAfter
 from .version import __version__
 from .worker import Worker
 
@@ -30,6 +31,8 @@ __all__ = [
     "InvalidSetting",
     "InvalidWorkflow",
     "MissingExtra",
+    "NonRetryable",
+    "RetryAfter",
     "RunCancelled",
     "RunFailed",
     "Settings",

@@ -14,6 +14,8 @@ from ganger_broker.transports import open_transport
 from .admin import Admin
 from .worker import Worker
 from .workflow import (
+    DEFAULT_BACKOFF_MAX,
+    DEFAULT_JITTER,
     DEFAULT_SCHEDULE_TIMEOUT,
     DEFAULT_TIMEOUT,
     C,
@@ -83,6 +85,9 @@ class Ganger:
         *,
         timeout: Duration = DEFAULT_TIMEOUT,
         retries: int = 0,
+        backoff_factor: float | None = None,
+        backoff_max_seconds: float = DEFAULT_BACKOFF_MAX,
+        jitter: float = DEFAULT_JITTER,
         schedule_timeout: Duration | None = None,
         desired_worker_labels: Mapping[str, Any] | None = None,
         parents: Iterable[str | Callable[..., Any]] = (),
@@ -91,7 +96,9 @@ class Ganger:
 
         ``name``: by default the method's, in lower case. ``timeout``: for one attempt.
         ``schedule_timeout``: for waiting for a worker, anew for each attempt. ``retries``:
-        attempts after the first that failed. ``parents``: the steps, or their names, whose
+        attempts after the first that failed; before retry n it rests ``backoff_factor ** n``
+        seconds, at most ``backoff_max_seconds``, shortened by a part of up to ``jitter``, and
+        without a factor not at all. ``parents``: the steps, or their names, whose
         outputs it needs.
 
         Raises:
@@ -102,6 +109,9 @@ class Ganger:
             name,
             timeout=timeout,
             retries=retries,
+            backoff_factor=backoff_factor,
+            backoff_max_seconds=backoff_max_seconds,
+            jitter=jitter,
             schedule_timeout=schedule_timeout,
             desired_worker_labels=desired_worker_labels,
             parents=parents,

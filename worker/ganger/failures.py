@@ -4,9 +4,10 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
+from ganger_broker.durations import Duration, parse_duration
 from ganger_broker.messages import FailureReason, RunError
 
-__all__ = ["error_of", "timed_out"]
+__all__ = ["NonRetryable", "RetryAfter", "error_of", "timed_out"]
 
 MAX_MESSAGE = 4_000
 """Characters of an exception's message that are kept, from its beginning."""
@@ -14,6 +15,22 @@ MAX_TRACEBACK = 16_000
 """Characters of a traceback that are kept, from its end: that is where it happened."""
 
 _HERE = str(Path(__file__).parent)
+
+
+class NonRetryable(Exception):
+    """Raised by a step: trying again is of no use, whatever retries it has left."""
+
+
+class RetryAfter(Exception):
+    """Raised by a step: try again after this long, in place of its backoff.
+
+    It counts against the step's retries; ``after`` is a duration such as ``"30s"``, seconds
+    or a timedelta.
+    """
+
+    def __init__(self, after: Duration, message: str = "") -> None:
+        self.seconds = parse_duration(after, "RetryAfter")
+        super().__init__(message or f"to be tried again after {self.seconds:g} s")
 
 
 def error_of(exc: BaseException) -> RunError:

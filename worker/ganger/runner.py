@@ -25,7 +25,7 @@ from ganger_broker.plain_values import plain
 from ganger_broker.transport import Delivery
 
 from .context import Context, WorkerContext
-from .failures import error_of, timed_out
+from .failures import NonRetryable, RetryAfter, error_of, timed_out
 from .outbox import Outbox
 from .threads import Raised, StepThreads
 from .workflow import BoundStep
@@ -200,7 +200,9 @@ class StepRunner:
         if held.timed_out:
             return self._failed(held, timed_out(held.assignment.timeout))
         if error is not None:
-            return self._failed(held, error_of(error))
+            retryable = not isinstance(error, NonRetryable)
+            after = error.seconds if isinstance(error, RetryAfter) else None
+            return self._failed(held, error_of(error), retryable=retryable, retry_after=after)
         return self._succeeded(held, output)
 
     def _succeeded(self, held: _Attempt, output: Any) -> bytes:
@@ -225,12 +227,15 @@ class StepRunner:
         failure: RunError,
         *,
         retryable: bool = True,
+        retry_after: float | None = None,
     ) -> bytes:
         # as text: what renders exception objects may show the step's variables, and secrets
         # with them, and takes long over large ones
         trace = {"stack": failure.traceback} if failure.traceback else {}
         _log.warning("step failed", reason=failure.reason.value, error=failure.message, **trace)
-        return self._pack(held, Outcome.FAILED, error=failure, retryable=retryable)
+        return self._pack(
+            held, Outcome.FAILED, error=failure, retryable=retryable, retry_after=retry_after
+        )
 
     def _pack(
         self,
@@ -240,6 +245,7 @@ class StepRunner:
         output: Any = None,
         error: RunError | None = None,
         retryable: bool = True,
+        retry_after: float | None = None,
     ) -> bytes:
         event = StepFinished(
             self._worker.id(),
@@ -250,6 +256,7 @@ class StepRunner:
             error,
             retryable,
             _now(),
+            retry_after,
         )
         return encode(event)
 

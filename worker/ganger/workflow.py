@@ -4,11 +4,10 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeVar
 
-from ganger_broker.durations import parse_duration
+from ganger_broker.durations import Duration, parse_duration
 from ganger_broker.errors import InvalidInput, InvalidWorkflow
 from ganger_broker.labels import conditions_to_desired, parse_desired
 from ganger_broker.messages import (
@@ -33,14 +32,13 @@ __all__ = [
     "written",
 ]
 
-Duration = str | float | timedelta
-"""``"60s"``, ``"5m"``, ``"1h30m"``, seconds, or a timedelta."""
-
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
 
 DEFAULT_TIMEOUT = 60.0
 DEFAULT_SCHEDULE_TIMEOUT = 300.0
+DEFAULT_BACKOFF_MAX = 300.0
+DEFAULT_JITTER = 0.1
 
 _STEP = "__ganger_step__"
 _WORKFLOW = "__ganger_workflow__"
@@ -55,6 +53,9 @@ class _Step:
     timeout: float
     schedule_timeout: float | None
     retries: int
+    backoff_factor: float | None
+    backoff_max_seconds: float
+    jitter: float
     desired: dict[str, Any]
 
 
@@ -79,6 +80,9 @@ def declare_step(
     *,
     timeout: Duration,
     retries: int,
+    backoff_factor: float | None,
+    backoff_max_seconds: float,
+    jitter: float,
     schedule_timeout: Duration | None,
     desired_worker_labels: Mapping[str, Any] | None,
     parents: Iterable[str | Callable[..., Any]],
@@ -101,6 +105,11 @@ def declare_step(
             if schedule_timeout is None
             else _seconds(schedule_timeout, f"{place}: schedule_timeout"),
             _retries(retries, place),
+            None
+            if backoff_factor is None
+            else _number(backoff_factor, f"{place}: backoff_factor", 1, MAX_SECONDS),
+            _seconds(backoff_max_seconds, f"{place}: backoff_max_seconds"),
+            _number(jitter, f"{place}: jitter", 0, 1),
             written(desired_worker_labels, f"{place}: desired_worker_labels"),
         )
         setattr(function, _STEP, step)
@@ -232,6 +241,9 @@ def _definition(step: _Step, schedule_timeout: float) -> StepDefinition:
         step.timeout,
         schedule_timeout if own is None else own,
         step.retries,
+        step.backoff_factor,
+        step.backoff_max_seconds,
+        step.jitter,
         step.desired,
     )
 
@@ -280,6 +292,12 @@ def _retries(retries: object, place: str) -> int:
     raise InvalidWorkflow(
         f"{place}: retries: {retries!r} must be a whole number from 0 to {MAX_RETRIES:,}"
     )
+
+
+def _number(given: object, place: str, least: float, most: float) -> float:
+    if isinstance(given, int | float) and not isinstance(given, bool) and least <= given <= most:
+        return float(given)
+    raise InvalidWorkflow(f"{place}: {given!r} must be a number from {least:g} to {most:g}")
 
 
 def _seconds(given: Duration, place: str) -> float:

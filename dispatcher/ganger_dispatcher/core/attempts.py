@@ -1,21 +1,33 @@
 """What becomes of attempts: picked up, ended, tried again, returned, lost."""
 
 from collections.abc import Callable
+from hashlib import blake2s
+from math import log
 
 from msgspec.structs import replace
 
-from ganger_broker.messages import FailureReason, Outcome, RunError, StepFinished, StepStarted
+from ganger_broker.messages import (
+    AttemptId,
+    FailureReason,
+    Outcome,
+    RunError,
+    StepDefinition,
+    StepFinished,
+    StepStarted,
+)
 
 from .effects import Assign, Count, Note, StoreStep
 from .placing import assignment, make_pending, match, release
 from .progress import end_step
-from .records import Run, StepRun, Worker, attempt_id, split_attempt
+from .records import Run, StepRun, Worker, attempt_id, split_attempt, step_run_id
 from .state import State
 from .states import Change, StepStatus, after
 
 __all__ = [
     "attempt_lost",
     "attempt_returned",
+    "backoff",
+    "backoff_is_over",
     "finished",
     "is_current",
     "is_started",
@@ -75,7 +87,7 @@ def finished(state: State, event: StepFinished, worker: Worker) -> None:
     elif event.outcome is Outcome.CANCELLED:
         end_step(state, run, name, Change.CANCEL, error=_named(event, step, name))
     elif event.retryable and step.failures < run.definitions[name].retries:
-        _retry(state, run, name, step)
+        _retry(state, run, name, step, event)
     else:
         end_step(state, run, name, Change.FAIL, error=_named(event, step, name))
 
@@ -85,13 +97,59 @@ def _named(event: StepFinished, step: StepRun, name: str) -> RunError:
     return replace(error, step=name, attempt=event.attempt)
 
 
-def _retry(state: State, run: Run, name: str, step: StepRun) -> None:
+def _retry(state: State, run: Run, name: str, step: StepRun, event: StepFinished) -> None:
     status = after(step.status, Change.RETRY)
     if status is None:
         return
     state.emit(Count("steps_retried"))
-    waiting = replace(step, status=status, attempt=step.attempt + 1, failures=step.failures + 1)
-    make_pending(state, run, name, waiting)
+    resting = replace(
+        step,
+        status=status,
+        worker=None,
+        attempt=step.attempt + 1,
+        failures=step.failures + 1,
+        error=_named(event, step, name),
+    )
+    seconds = event.retry_after
+    if seconds is None:
+        seconds = backoff(run.definitions[name], resting.failures, event.attempt)
+    if not seconds:
+        make_pending(state, run, name, resting)
+        return
+    retry_at = state.now + round(seconds * 1000)
+    run.steps[name] = replace(resting, retry_at=retry_at)
+    step_run = step_run_id(run.id, name)
+    state.wake(retry_at, "backoff", step_run)
+    state.emit(
+        StoreStep(run.id, name, run.steps[name]),
+        Note("backoff", {"step_run": step_run, "retry_at": retry_at}),
+    )
+
+
+def backoff(definition: StepDefinition, failures: int, attempt: AttemptId) -> float:
+    """Seconds to rest after this many failures; exponential, capped, then jittered.
+
+    The jitter comes from the failed attempt's id: equal histories have equal delays, and
+    steps that failed together do not come again together. It only shortens, so the cap
+    holds ("full jitter" and why: AWS Architecture Blog, "Exponential Backoff And Jitter").
+    """
+    factor, most = definition.backoff_factor, definition.backoff_max_seconds
+    if factor is None:
+        return 0.0
+    over = failures * log(factor) >= log(most)  # a power that large may be no float
+    seconds = most if over else factor**failures
+    chance = int.from_bytes(blake2s(attempt.encode(), digest_size=4).digest()) / 2**32
+    return float(seconds * (1 - definition.jitter * chance))
+
+
+def backoff_is_over(state: State, step_run: str) -> None:
+    """The step has rested: it may be tried again."""
+    run_id, _, name = step_run.partition("/")
+    run = state.runs.get(run_id)
+    step = run.steps.get(name) if run else None
+    if run is None or step is None or step.retry_at is None or step.retry_at > state.now:
+        return
+    make_pending(state, run, name, step)
 
 
 def attempt_returned(state: State, attempt: str) -> None:

@@ -21,7 +21,7 @@ from .facts import (
     TimePassed,
     TriggerReceived,
 )
-from .records import Run, Snapshot, WorkerState
+from .records import Run, Snapshot, WorkerState, step_run_id
 from .state import Policy, State, Workflow
 from .states import StepStatus
 
@@ -118,6 +118,8 @@ class Core:
             match timer.kind:
                 case "pending":
                     progress.schedule_timed_out(state, timer.name)
+                case "backoff":
+                    attempts.backoff_is_over(state, timer.name)
                 case "worker" if fact.caught_up:
                     silent.append(timer.name)
                 case "worker":
@@ -152,10 +154,10 @@ class Core:
         for held in snapshot.held:
             state.held[held.run_id] = held
             state.wake(held.until, "held", held.run_id)
-        self._restore_runs(snapshot)
+        self._restore_runs(snapshot, now)
         return state.effects
 
-    def _restore_runs(self, snapshot: Snapshot) -> None:
+    def _restore_runs(self, snapshot: Snapshot, now: int) -> None:
         state = self.state
         pending = []
         began_with = {
@@ -169,6 +171,8 @@ class Core:
             for name, step in step_runs.items():
                 if step.status is StepStatus.PENDING:
                     pending.append((-header.priority, step.pending_since or 0, run_id, name))
+                elif step.status is StepStatus.BACKOFF:
+                    state.wake(step.retry_at or now, "backoff", step_run_id(run_id, name))
                 elif step.status in (StepStatus.ASSIGNED, StepStatus.RUNNING):
                     attempts.resend(state, run, name)
         for *_, run_id, name in sorted(pending):

@@ -33,6 +33,7 @@ def make_pending(
         step,
         status=status,
         worker=None,
+        retry_at=None,
         pending_since=state.now,
         deadline=deadline,
         assigned_at=None,

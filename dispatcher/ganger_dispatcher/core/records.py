@@ -67,8 +67,9 @@ class StepRun(msgspec.Struct, frozen=True, omit_defaults=True):
     """One step of one run. As JSON it is the field ``step:<name>`` of the run's hash.
 
     ``attempt`` is the number of the current (or next) attempt, from 1. ``failures`` count
-    against the step's retries, ``losses`` (of its worker) do not. ``desired_worker_labels``
-    is what this step run desires: its definition's with the trigger's merged over them.
+    against the step's retries, ``losses`` (of its worker) do not. In backoff, ``retry_at``
+    is its end and ``error`` what went wrong last. ``desired_worker_labels`` is what this
+    step run desires: its definition's with the trigger's merged over them.
     """
 
     status: StepStatus
@@ -76,6 +77,7 @@ class StepRun(msgspec.Struct, frozen=True, omit_defaults=True):
     worker: str | None = None
     failures: int = 0
     losses: int = 0
+    retry_at: int | None = None
     pending_since: int | None = None
     deadline: int | None = None
     assigned_at: int | None = None

@@ -55,7 +55,9 @@ GPU: dict[str, Any] = {"gpu": {"value": 1, "comparator": "GREATER_THAN_OR_EQUAL"
 WARM: dict[str, Any] = {"model": {"value": "x", "weight": 10}}
 FLOWS = {
     "plain": [
-        WorkflowDefinition("plain", [StepDefinition("s", schedule_timeout=15, retries=1)]),
+        WorkflowDefinition(
+            "plain", [StepDefinition("s", schedule_timeout=15, retries=1, backoff_factor=3)]
+        ),
         WorkflowDefinition("plain", [StepDefinition("s", desired_worker_labels=WARM)]),
     ],
     "tree": [
@@ -274,10 +276,16 @@ class CoreMachine(RuleBasedStateMachine):
         self.tell(StepStarted(worker, incarnation, attempt))
 
     @precondition(lambda self: self.sent)
-    @rule(data=st.data(), outcome=st.sampled_from(Outcome), output=st.integers(0, 9))
-    def finish(self, data: st.DataObject, outcome: Outcome, output: int) -> None:
+    @rule(
+        data=st.data(),
+        outcome=st.sampled_from(Outcome),
+        output=st.integers(0, 9),
+        retryable=st.booleans(),
+        retry_after=st.sampled_from([None, None, 0, 4]),
+    )
+    def finish(self, data: st.DataObject, outcome: Outcome, output: int, **again: Any) -> None:
         worker, incarnation, attempt = data.draw(st.sampled_from(self.sent[-6:]))
-        self.tell(StepFinished(worker, incarnation, attempt, outcome, output))
+        self.tell(StepFinished(worker, incarnation, attempt, outcome, output, **again))
 
     # ── the broker, the clock, the dispatcher ─────────────────────────────────────────
 
@@ -379,6 +387,9 @@ class CoreMachine(RuleBasedStateMachine):
                         attempt = f"{run.id}/{name}/{step.attempt}"
                         assert attempt in state.workers[step.worker or ""].attempts
                         held.append(attempt)
+                    case StepStatus.BACKOFF:
+                        assert step.retry_at is not None
+                        assert (self.core.wake_at or 0) <= step.retry_at
                     case _:
                         assert step.status in TERMINAL
         assert len(state.placement.backlog) == len(self.pending())

@@ -1,65 +1,17 @@
-"""Runs of several attempts and of several steps."""
+"""Runs of several steps."""
 
 import pytest
 
 from ganger_broker.messages import (
-    FailureReason,
     Outcome,
-    RunError,
     StepDefinition,
     WorkflowDefinition,
 )
-from ganger_dispatcher.core.effects import Assign, Count
+from ganger_dispatcher.core.effects import Assign
 
-from .world import World, assigned, of, one_step, replies, told
+from .world import World, assigned, of, replies, told
 
 FAILED = Outcome.FAILED
-
-
-# ── retries ───────────────────────────────────────────────────────────────────────────
-
-
-def test_a_failed_step_is_tried_again_as_often_as_it_may() -> None:
-    world = World()
-    world.join("a", workflows=[one_step(retries=2)])
-    world.trigger(reply="q")
-    for n in (1, 2):
-        effects = world.finish(f"r/s/{n}", outcome=FAILED)
-        assert assigned(effects) == [(f"r/s/{n + 1}", "a")]
-        assert of(effects, Assign)[0].assignment.retry_count == n
-        assert Count("steps_retried") in effects
-    error = RunError(FailureReason.STEP_FAILED, "no", type="ValueError", traceback="…")
-    assert replies(world.finish("r/s/3", outcome=FAILED, error=error)) == [
-        ("q", "failed", "STEP_FAILED")
-    ]
-    kept = world.stored.headers["r"].error
-    assert kept is not None
-    assert (kept.message, kept.type, kept.step, kept.attempt) == ("no", "ValueError", "s", "r/s/3")
-
-
-def test_a_failure_that_is_not_retryable_is_the_end() -> None:
-    world = World()
-    world.join("a", workflows=[one_step(retries=2)])
-    world.trigger()
-    world.finish("r/s/1", outcome=FAILED, retryable=False)
-    assert world.status() == "failed"
-
-
-def test_a_failure_without_an_error_has_one_all_the_same() -> None:
-    world = World()
-    world.join("a")
-    world.trigger(reply="q")
-    assert replies(world.finish("r/s/1", outcome=FAILED)) == [("q", "failed", "STEP_FAILED")]
-
-
-def test_a_retry_waits_its_turn() -> None:
-    world = World()
-    world.join("a", workflows=[one_step(retries=1)])
-    world.trigger("r")
-    world.trigger("next")
-    assert assigned(world.finish("r/s/1", outcome=FAILED)) == [("next/s/1", "a")]
-    assert (world.step().status, world.step().failures) == ("pending", 1)
-    assert assigned(world.finish("next/s/1")) == [("r/s/2", "a")]
 
 
 # ── several steps ─────────────────────────────────────────────────────────────────────

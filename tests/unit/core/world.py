@@ -143,13 +143,12 @@ class World:
         *,
         output: Any = None,
         error: RunError | None = None,
-        retryable: bool = True,
+        **fields: Any,
     ) -> list[Effect]:
         """A worker is done with an attempt."""
+        incarnation = self.incarnations[worker]
         return self.tell(
-            StepFinished(
-                worker, self.incarnations[worker], attempt, outcome, output, error, retryable
-            )
+            StepFinished(worker, incarnation, attempt, outcome, output, error, **fields)
         )
 
     def beat(self, worker: str = "a", *attempts: str) -> list[Effect]:
