@@ -326,9 +326,18 @@ def test_a_run_that_takes_too_long_ends_with_1_and_can_be_cancelled(
     status, _, err = run(*words, "--timeout", "500ms")
     assert status == 1
     assert err == "ganger: run stuck of echo has not ended within 500ms; it goes on\n"
-    assert run("cancel", "stuck", "--reason", "enough") == (0, "", "")
+    asked = run("cancel", "stuck", "--reason", "enough")
+    assert asked == (0, "asked to cancel run stuck\n", "")
     with pytest.raises(Exception, match="enough"):
         ref.sync_result(timeout=PATIENCE)
+
+
+def test_a_cancellation_says_what_was_asked_as_json_too(run: Run, serving: Ganger) -> None:
+    status, out, _ = run("cancel", "never-was", "--json")
+    assert (status, json.loads(out)) == (
+        0,
+        {"run_id": "never-was", "reason": "cancelled on request", "requested": True},
+    )
 
 
 # ── processes ─────────────────────────────────────────────────────────────────────────

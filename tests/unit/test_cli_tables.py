@@ -8,7 +8,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from ganger_dispatcher.cli import commands, matching
+from ganger_broker.messages import FailureReason, RunError, RunStatus
+from ganger_dispatcher.cli import commands, matching, showing
+from ganger_dispatcher.core.records import RunHeader, StepRun
+from ganger_dispatcher.core.states import StepStatus
 from ganger_dispatcher.inspection import StepExplanation
 
 WIDE = {"COLUMNS": "140"}
@@ -21,13 +24,17 @@ def app() -> typer.Typer:
     return app
 
 
+def shown(app: typer.Typer, *words: str, **environment: str) -> str:
+    result = CliRunner().invoke(app, words, env={**WIDE, **environment})
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
 def matched(app: typer.Typer, folder: Path, workers: list[dict[str, Any]], **more: Any) -> str:
     """What ``ganger match`` prints."""
     file = folder / "fleet.json"
     file.write_text(json.dumps({"workers": workers, "desired_worker_labels": {}, **more}))
-    result = CliRunner().invoke(app, ["match", str(file)], env=WIDE)
-    assert result.exit_code == 0
-    return result.stdout
+    return shown(app, "match", str(file))
 
 
 @pytest.mark.parametrize("zone", ["[/eu]west", "[eu]west", "[bold]"])
@@ -55,5 +62,53 @@ def test_a_step_waits_where_there_are_no_workers(
 ) -> None:
     waits = StepExplanation("r/s", "pending", "never with this fleet", {}, None, None, [])
     monkeypatch.setattr(matching, "ask", lambda *_: waits)
-    result = CliRunner().invoke(app, ["explain", "r/s"], env=WIDE)
-    assert result.stdout == ("r/s: pending\nnever with this fleet: there are no live workers\n")
+    text = shown(app, "explain", "r/s")
+    assert text == "r/s: pending\nnever with this fleet: there are no live workers\n"
+
+
+def a_run(run_id: str, **fields: Any) -> tuple[str, RunHeader, dict[str, StepRun]]:
+    header = RunHeader(
+        **{
+            "workflow": "caption",
+            "version": "",
+            "definition": "d",
+            "status": RunStatus.RUNNING,
+            "input": {},
+            "metadata": {},
+            "priority": 1,
+            "desired_worker_labels": {},
+            "created_at": 0,
+            **fields,
+        }
+    )
+    return run_id, header, {"caption": StepRun(StepStatus.PENDING)}
+
+
+def test_a_run_s_id_can_be_copied_whole_from_a_narrow_terminal(
+    app: typer.Typer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = "0123456789abcdef" * 2
+    monkeypatch.setattr(showing, "ask", lambda *_: [a_run(run_id)])
+    assert run_id in shown(app, "runs", COLUMNS="80")
+    long = "x" * 128
+    monkeypatch.setattr(showing, "ask", lambda *_: [a_run(long)])
+    assert shown(app, "runs", COLUMNS="80").count("x") == 128  # in pieces, but all of it
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RunError(FailureReason.STEP_FAILED, "too big", type="ValueError"), "ValueError: too big"),
+        (RunError(FailureReason.STEP_FAILED, "", type="ValueError"), "ValueError "),
+        (RunError(FailureReason.WORKER_LOST, "lost 5 times"), "lost 5 times"),
+        (RunError(FailureReason.WORKER_LOST, ""), FailureReason.WORKER_LOST.value),
+    ],
+)
+def test_a_run_says_why_it_failed(
+    app: typer.Typer, monkeypatch: pytest.MonkeyPatch, error: RunError, said: str
+) -> None:
+    failed = a_run("r", status=RunStatus.FAILED, error=error, finished_at=61_000)
+    monkeypatch.setattr(showing, "ask", lambda *_: [failed])
+    text = shown(app, "runs")
+    assert said in text
+    assert "took 0:01:01" in text

@@ -15,7 +15,7 @@ from ganger_dispatcher.explanation import Explanation, Reason
 from ganger_dispatcher.inspection import StepExplanation, explain_step
 
 from .options import AsJson, Prefix, RedisUrl, ask, settings_for_reading
-from .printing import add_row, print_json
+from .printing import add_row, id_table, print_json
 
 __all__ = ["explain", "match"]
 
@@ -94,8 +94,10 @@ def _explain_text(found: StepExplanation) -> str:
 
 
 def _reasons_table(workers: list[dict[str, Any]]) -> Table:
-    table = Table("worker", "eligible", "weight", "sum", "conditions")
-    for worker in workers[:_WORKERS_SHOWN]:
+    shown = workers[:_WORKERS_SHOWN]
+    columns = ("worker", "eligible", "weight", "sum", "conditions")
+    table = id_table(*columns, ids=(worker["id"] for worker in shown))
+    for worker in shown:
         load = (
             f"\n{worker['used']}/{worker['slots']} {worker['state']}" if "state" in worker else ""
         )

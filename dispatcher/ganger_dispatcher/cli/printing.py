@@ -1,5 +1,6 @@
 """How verbs print: JSON for programs, tables for people."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -8,7 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["add_row", "print_json", "print_table"]
+__all__ = ["add_row", "id_table", "print_json", "print_table"]
+
+_UNBROKEN = 36
+"""Characters of an id that are kept on one line, in which it can be copied whole."""
 
 
 def print_json(value: Any) -> None:
@@ -19,6 +23,16 @@ def print_json(value: Any) -> None:
 def print_table(table: Table, rows: list[Any], nothing: str) -> None:
     """Print a table, or where it has no rows a word on that."""
     Console().print(table if rows else nothing)
+
+
+def id_table(first: str, *others: str, ids: Iterable[str], title: str | None = None) -> Table:
+    """A table whose first column holds ``ids``; nothing in it is cut, however narrow it is."""
+    table = Table(title=title, show_lines=True)
+    longest = max(map(len, ids), default=0)
+    table.add_column(first, no_wrap=longest <= _UNBROKEN, overflow="fold")
+    for other in others:
+        table.add_column(other, overflow="fold")
+    return table
 
 
 def add_row(table: Table, *cells: str) -> None:

@@ -1,16 +1,16 @@
 """The verbs ``workers`` and ``runs``."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.table import Table
 
+from ganger_broker.messages import RunError
 from ganger_dispatcher.core.records import RunHeader, StepRun, Worker
 
 from .options import AsJson, Prefix, RedisUrl, ask, settings_for_reading
-from .printing import add_row, print_json, print_table
+from .printing import add_row, id_table, print_json, print_table
 
 __all__ = ["runs", "workers"]
 
@@ -22,7 +22,8 @@ def workers(as_json: AsJson = False, redis_url: RedisUrl = None, prefix: Prefix 
     if as_json:
         print_json([_worker_json(worker) for worker in found])
         return
-    table = Table("worker", "state", "slots", "labels", "actions", "heard", title="Workers")
+    columns = ("worker", "state", "slots", "labels", "actions", "heard")
+    table = id_table(*columns, ids=(worker.id for worker in found), title="Workers")
     for worker in found:
         add_row(
             table,
@@ -48,17 +49,18 @@ def runs(
     if as_json:
         print_json([_run_json(*run) for run in found])
         return
-    table = Table("run", "workflow", "status", "steps", "created", "took", title="Runs")
+    ids = (run_id for run_id, *_ in found)
+    table = id_table("run", "status", "steps", "created", ids=ids, title="Runs")
     for run_id, header, steps in found:
-        end = header.finished_at
+        lines = [_step_text(name, step) for name, step in steps.items()]
+        if header.error is not None:
+            lines.append(_error_text(header.error))
         add_row(
             table,
-            run_id,
-            header.workflow,
-            header.status.value + (f"\n{header.error.message}" if header.error else ""),
-            "\n".join(_step_text(name, step) for name, step in steps.items()),
-            _time_text(header.created_at),
-            f"{end - header.created_at} ms" if end else "",
+            f"{run_id}\n{header.workflow}",
+            header.status.value,
+            "\n".join(lines),
+            _time_text(header.created_at) + _took_text(header),
         )
     print_table(table, found, "there are no runs")
 
@@ -81,6 +83,21 @@ def _labels_text(labels: dict[str, Any]) -> str:
 
 def _step_text(name: str, step: StepRun) -> str:
     return f"{name}: {step.status}" + (f" on {step.worker}" if step.worker else "")
+
+
+def _error_text(error: RunError) -> str:
+    return ": ".join(part for part in (error.type, error.message) if part) or error.reason.value
+
+
+def _took_text(header: RunHeader) -> str:
+    end = header.finished_at
+    return "" if end is None else f"\ntook {_duration_text(end - header.created_at)}"
+
+
+def _duration_text(took: int) -> str:
+    if took < 1000:
+        return f"{took} ms"
+    return f"{took / 1000:.1f} s" if took < 60_000 else str(timedelta(seconds=took // 1000))
 
 
 def _time_text(at: int) -> str:

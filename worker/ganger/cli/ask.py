@@ -105,11 +105,17 @@ def _too_late(ref: WorkflowRunRef | None, workflow: str, timeout: str | None) ->
 
 def cancel(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
-    reason: Annotated[str, typer.Option(help="Told to who waits.")] = "cancelled on request",
+    reason: Annotated[
+        str, typer.Option(help="Told to whoever waits for the run.")
+    ] = "cancelled on request",
+    as_json: AsJson = False,
     broker_url: BrokerUrl = None,
     prefix: Prefix = None,
 ) -> None:
-    """Ask to cancel a run, pending or running."""
+    """Ask to cancel a run, pending or running; one that has ended stays as it is.
+
+    The broker takes the request; what became of the run `ganger runs` shows.
+    """
     app = _app(broker_url, prefix)
 
     async def ask() -> None:
@@ -119,6 +125,10 @@ def cancel(
             await app.admin.aio.close()
 
     asyncio.run(ask())
+    if as_json:
+        print_json({"run_id": run_id, "reason": reason, "requested": True})
+    else:
+        typer.echo(f"asked to cancel run {run_id}")
 
 
 def schema() -> None:
