@@ -1,11 +1,7 @@
 """The command ``ganger``: what it prints, and its exit status."""
 
-import asyncio
 import io
 import json
-import os
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -18,6 +14,8 @@ import structlog
 from ganger import Context, Ganger, InvalidWorkflow, __version__, cli
 from ganger.cli import ask, loading
 from ganger_broker.schema import json_schema
+
+from .cli_tasks import TASKS
 
 PATIENCE = 30.0
 
@@ -35,42 +33,6 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return int(ended.value.code or 0), out, err
 
     return call
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current directory, with a module of its own in it; both are forgotten after."""
-    name = f"tasks_{uuid4().hex}"
-    path = tmp_path / f"{name}.py"
-    path.write_text(TASKS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield path
-    sys.modules.pop(name, None)
-
-
-TASKS = """
-import asyncio, os, signal
-from ganger import Ganger, Context
-
-app = Ganger(broker_url="memory://")
-empty = Ganger(broker_url="memory://")
-named = app.worker("own-name")
-
-@app.workflow()
-class Leave:
-    @app.step()
-    async def leave(self, context: Context):
-        signals = context.workflow_input()["signals"]
-        for _ in range(signals):
-            os.kill(os.getpid(), signal.SIGTERM)
-        if signals > 1:
-            await asyncio.get_running_loop().create_future()
-        labels = context.worker.get_labels()
-        return {"worker": context.worker.name(), "labels": labels}
-
-named.register_workflow(Leave())
-"""
 
 
 def test_version_and_schema(run: Run) -> None:
@@ -338,96 +300,3 @@ def test_a_cancellation_says_what_was_asked_as_json_too(run: Run, serving: Gange
         0,
         {"run_id": "never-was", "reason": "cancelled on request", "requested": True},
     )
-
-
-# ── processes ─────────────────────────────────────────────────────────────────────────
-
-
-async def ganger(folder: Path, *words: str) -> tuple[int, str, str]:
-    """The command in a process of its own, to its end."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("GANGER_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "ganger", *words),
-        cwd=folder.parent,
-        env=environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(PATIENCE):
-            out, err = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
-
-
-async def dev(folder: Path, *words: str) -> tuple[int, str, str]:
-    """``ganger dev``, to its end."""
-    return await ganger(folder, "dev", "--no-reload", *words)
-
-
-def logged(err: str) -> list[str]:
-    """The events of a worker's log, in order."""
-    lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
-    return [line["event"] for line in lines if "worker" in line]
-
-
-async def test_the_timeout_of_a_trigger_holds_while_the_broker_is_away(folder: Path) -> None:
-    words = ("trigger", "caption", "--broker-url", "amqp://127.0.0.1:1/", "--wait")
-    status, out, err = await ganger(folder, *words, "--timeout", "300ms")
-    assert (status, out) == (1, "")
-    *log, last = err.splitlines()
-    assert last.startswith("ganger: the broker did not take the trigger of caption within 300ms")
-    assert {json.loads(line)["event"] for line in log} <= {"connecting failed, trying again"}
-
-
-async def test_dev_runs_it_all_and_a_signal_drains(folder: Path) -> None:
-    words = ("--trigger", "leave", "--input", '{"signals": 1}', "--label", "memory=512")
-    status, out, err = await dev(folder, f"{folder.stem}:app", *words, "--name", "dev")
-    assert status == 0
-    assert json.loads(out) == {"leave": {"worker": "dev", "labels": {"memory": 512}}}
-    assert logged(err) == ["worker registered", "draining", "left"]
-
-
-async def test_a_second_signal_forces(folder: Path) -> None:
-    words = ("--trigger", "leave", "--input", '{"signals": 2}', "--grace", "1h")
-    status, out, err = await dev(folder, f"{folder.stem}:named", *words)
-    assert (status, out) == (0, "")
-    assert logged(err)[1:] == ["draining", "leaving steps to other workers", "left"]
-    assert "ganger: the client was closed" in err  # its trigger's result cannot come
-
-
-async def test_dev_starts_anew_when_a_file_changes(folder: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "ganger", "dev", f"{folder.stem}:app", "--label", "version=1"),
-        cwd=folder.parent,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stderr is not None
-
-    async def says(text: str) -> None:
-        assert process.stderr is not None
-        while text not in (line := (await process.stderr.readline()).decode()):
-            assert line, f"it ended without {text!r}"
-
-    try:
-        async with asyncio.timeout(PATIENCE):
-            await says("worker registered")
-            await asyncio.to_thread(folder.write_text, TASKS.replace("Leave", "Depart"))
-            await says("left")
-            await says("worker registered")
-            await asyncio.to_thread(folder.write_text, "def f(:")
-            await says("SyntaxError")
-            await asyncio.to_thread(folder.write_text, TASKS)
-            await says("worker registered")
-            process.send_signal(signal.SIGTERM)
-            await says("left")
-            await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-    assert process.returncode == 0

@@ -27,6 +27,7 @@ from ganger_broker.settings import MEMORY_URL, Settings, flag_name
 from .ask import print_json
 from .loading import check_there, load
 from .options import BrokerUrl, Prefix, RedisUrl, read_labels, read_object
+from .waiting import tell_waiting
 
 __all__ = ["demo", "dev", "worker"]
 
@@ -118,7 +119,7 @@ def dev(
     _check_redis(app.settings, redis_url)
     made = _worker_of(found, target, name, label or [], slots)
     configure_logging(app.settings)
-    ensure_dispatcher(app.settings)
+    tell_waiting(ensure_dispatcher(app.settings))
     if trigger is not None:
         work = threading.Thread(target=_run_once, args=(app, trigger, values), daemon=True)
         work.start()
