@@ -33,6 +33,8 @@ __all__ = [
     "RunStatus",
     "StepDefinition",
     "StepFinished",
+    "StepRefreshed",
+    "StepReleased",
     "StepStarted",
     "ToWorker",
     "Trigger",
@@ -240,7 +242,9 @@ class StepStarted(WorkerEvent, tag="step_started"):
 
 class StepFinished(WorkerEvent, tag="step_finished"):
     """The attempt ended. ``retryable`` is false where another try is of no use;
-    ``retry_after`` is when the step itself wants one, in seconds, whatever its backoff."""
+    ``retry_after`` is when the step itself wants one, in seconds, whatever its backoff.
+    ``lingers``: its time is over and counts, but it has not stopped; it keeps its slot until
+    ``StepReleased``."""
 
     attempt: AttemptId
     outcome: Outcome
@@ -249,6 +253,20 @@ class StepFinished(WorkerEvent, tag="step_finished"):
     retryable: bool = True
     at: int = 0
     retry_after: Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | None = None
+    lingers: bool = False
+
+
+class StepReleased(WorkerEvent, tag="step_released"):
+    """The attempt that lingered has stopped: its slot is free."""
+
+    attempt: AttemptId
+
+
+class StepRefreshed(WorkerEvent, tag="step_refreshed"):
+    """The attempt runs, and may from now on for ``timeout`` seconds more."""
+
+    attempt: AttemptId
+    timeout: Seconds
 
 
 Event = (
@@ -259,6 +277,8 @@ Event = (
     | WorkerLeft
     | StepStarted
     | StepFinished
+    | StepReleased
+    | StepRefreshed
 )
 
 

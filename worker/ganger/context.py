@@ -3,14 +3,15 @@
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import structlog
 
+from ganger_broker.durations import Duration, parse_duration
 from ganger_broker.errors import GangerError, InvalidInput
 from ganger_broker.labels import LabelValue
-from ganger_broker.messages import Assignment
+from ganger_broker.messages import MAX_SECONDS, Assignment, AttemptId
 
 from .live_labels import LiveLabels
 
@@ -84,9 +85,15 @@ class WorkerContext:
 class Context:
     """One attempt of a step, as the step sees it. All of it may be used from any thread."""
 
-    def __init__(self, assignment: Assignment, worker: WorkerContext) -> None:
+    def __init__(
+        self,
+        assignment: Assignment,
+        worker: WorkerContext,
+        refresh: Callable[[AttemptId, float], None],
+    ) -> None:
         self.worker = worker
         self._assignment = assignment
+        self._refresh = refresh
         self._stopped = False
         self._exit: threading.Event | None = None  # made for the first who waits: few do
 
@@ -132,6 +139,20 @@ class Context:
     def priority(self) -> int:
         """The priority of the run, 1 to 3."""
         return self._assignment.priority
+
+    def refresh_timeout(self, timeout: Duration) -> None:
+        """Have this long from now on, whatever was left of the step's time-out.
+
+        Returns at once. For work whose length shows only while it is done: a step that
+        stops refreshing is ended like any other.
+
+        Raises:
+            InvalidInput: it is no duration, or more than is taken.
+        """
+        seconds = parse_duration(timeout, "refresh_timeout")
+        if seconds > MAX_SECONDS:
+            raise InvalidInput(f"refresh_timeout: {timeout!r} is over {MAX_SECONDS:,.0f} s")
+        self._refresh(self._assignment.attempt, seconds)
 
     @property
     def cancelled(self) -> bool:

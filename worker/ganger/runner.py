@@ -18,6 +18,8 @@ from ganger_broker.messages import (
     Outcome,
     RunError,
     StepFinished,
+    StepRefreshed,
+    StepReleased,
     StepStarted,
     action_of,
 )
@@ -34,6 +36,8 @@ __all__ = ["StepRunner"]
 
 MAX_FINISHED = 10_000
 """Finished attempts that are remembered, so that a late duplicate is not run."""
+STOP_PATIENCE = 1.0
+"""Seconds a step has to clean up after its time-out until it is reported as it runs."""
 BODY_MARGIN = 256
 """Bytes of a body that are not its event: the list around it."""
 
@@ -43,16 +47,21 @@ _log = structlog.get_logger(__name__)
 class _Attempt:
     """One attempt that this worker holds."""
 
-    __slots__ = ("assignment", "begun", "cancel", "context", "step", "task", "timed_out")
+    __slots__ = (
+        *("assignment", "begun", "cancel", "context", "seconds", "step", "task"),
+        *("timed_out", "timer"),
+    )
 
     def __init__(self, assignment: Assignment, step: BoundStep | None, context: Context) -> None:
         self.assignment = assignment
         self.step = step
         self.context = context
         self.begun = False
+        self.seconds = assignment.timeout
         self.timed_out = False
         self.cancel: str | None = None  # why it was cancelled
         self.task: asyncio.Task[None]
+        self.timer: asyncio.TimerHandle | None = None
 
 
 class StepRunner:
@@ -81,18 +90,19 @@ class StepRunner:
         self._slots = asyncio.Semaphore(slots)
         self._threads = StepThreads(slots, worker.id())
         self._held: dict[str, _Attempt] = {}
+        self._lingering: dict[str, _Attempt] = {}  # their ends are told, and they go on
         self._finished: OrderedDict[str, None] = OrderedDict()
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
     def held(self) -> list[str]:
-        """The attempts that have not ended."""
-        return list(self._held)
+        """The attempts that have not stopped."""
+        return [*self._held, *self._lingering]
 
     def knows(self, attempt: str) -> bool:
         """Whether the attempt is held or has ended here."""
-        return attempt in self._held or attempt in self._finished
+        return attempt in self._held or attempt in self._finished or attempt in self._lingering
 
     def begin(self, assignment: Assignment, delivery: Delivery) -> None:
         """Take the attempt. Its delivery is settled when its start is confirmed.
@@ -101,7 +111,8 @@ class StepRunner:
         30 minutes. The dispatcher's state and heartbeats bring it again if this worker dies.
         """
         step = self._steps.get(action_of(assignment.workflow, assignment.step))
-        held = _Attempt(assignment, step, Context(assignment, self._worker))
+        context = Context(assignment, self._worker, self._refresh)
+        held = _Attempt(assignment, step, context)
         self._held[assignment.attempt] = held
         self._idle.clear()
         self._outbox.append(
@@ -130,12 +141,14 @@ class StepRunner:
         Steps have ``patience`` seconds to clean up; threads may go on after that.
         """
         left = list(self._held.values())
+        going_on = [*left, *self._lingering.values()]
         self._held.clear()  # from now on their ends are not reported
-        for held in left:
+        self._lingering.clear()
+        for held in going_on:
             held.context._stop()
             held.task.cancel()
-        if left:
-            await asyncio.wait([held.task for held in left], timeout=patience)
+        if going_on:
+            await asyncio.wait([held.task for held in going_on], timeout=patience)
         self._threads.close()
         return [held.assignment.attempt for held in left]
 
@@ -160,36 +173,68 @@ class StepRunner:
                 output, error = None, output.error
         except BaseException as exc:  # SystemExit too: it is the step that ends, not the worker
             error = exc
-        if self._held.pop(assignment.attempt, None) is None:
-            return  # abandoned
-        self._remember(assignment.attempt)
-        self._outbox.append(self._ended(held, output, error))
+        if self._lingering.pop(assignment.attempt, None) is not None:
+            _log.warning("step stopped after its timeout", timeout=held.seconds)
+            self._outbox.append(
+                StepReleased(self._worker.id(), self._incarnation, assignment.attempt)
+            )
+        elif self._held.pop(assignment.attempt, None) is not None:  # else it was abandoned
+            self._tell_end(held, self._ended(held, output, error))
+
+    def _tell_end(self, held: _Attempt, event: bytes) -> None:
+        self._remember(held.assignment.attempt)
+        self._outbox.append(event)
         if not self._held:
             self._idle.set()
 
     async def _call(self, held: _Attempt) -> Any:
         """What the step returned; ``Raised`` where it raised in a thread."""
-        step, timeout = held.step, held.assignment.timeout
+        step = held.step
         if step is None:
             raise InvalidInput(f"worker {self._worker.id()} has no such step; is it out of date?")
-        if step.is_async:
-            try:
-                async with asyncio.timeout(timeout) as limit:
-                    return await step.call(held.context)
-            finally:
-                if limit.expired():
-                    held.timed_out = True
-                    held.context._stop()
-        timer = self._loop.call_later(timeout, self._expire, held)
+        self._limit(held)
         try:
+            if step.is_async:
+                return await step.call(held.context)
             variables = contextvars.copy_context()
             return await self._threads.run(lambda: variables.run(step.call, held.context))
         finally:
-            timer.cancel()
+            if held.timer is not None:
+                held.timer.cancel()
+
+    # ── its time ──────────────────────────────────────────────────────────────────────
+
+    def _limit(self, held: _Attempt) -> None:
+        held.timer = self._loop.call_later(held.seconds, self._expire, held)
+
+    def _refresh(self, attempt: str, seconds: float) -> None:
+        """The step wants so many seconds from now; from any thread."""
+        self._loop.call_soon_threadsafe(self._give_time, attempt, seconds)
+
+    def _give_time(self, attempt: str, seconds: float) -> None:
+        held = self._held.get(attempt)
+        if held is None or held.timed_out or held.timer is None:
+            return  # too late
+        held.timer.cancel()
+        held.seconds = seconds
+        self._limit(held)
+        self._outbox.append(StepRefreshed(self._worker.id(), self._incarnation, attempt, seconds))
 
     def _expire(self, held: _Attempt) -> None:
+        """Its time is over: an async step is cancelled, a function sees ``cancelled``."""
         held.timed_out = True
         held.context._stop()
+        if held.step is not None and held.step.is_async:
+            held.task.cancel()
+        held.timer = self._loop.call_later(STOP_PATIENCE, self._let_linger, held)
+
+    def _let_linger(self, held: _Attempt) -> None:
+        """It does not stop: its failure counts from now on, its slot when it has stopped."""
+        attempt = held.assignment.attempt
+        if self._held.pop(attempt, None) is None:
+            return
+        self._lingering[attempt] = held
+        self._tell_end(held, self._failed(held, timed_out(held.seconds), lingers=True))
 
     # ── its end ───────────────────────────────────────────────────────────────────────
 
@@ -198,7 +243,7 @@ class StepRunner:
             reason = RunError(FailureReason.CANCELLED, held.cancel)
             return self._pack(held, Outcome.CANCELLED, error=reason)
         if held.timed_out:
-            return self._failed(held, timed_out(held.assignment.timeout))
+            return self._failed(held, timed_out(held.seconds))
         if error is not None:
             retryable = not isinstance(error, NonRetryable)
             after = error.seconds if isinstance(error, RetryAfter) else None
@@ -221,21 +266,12 @@ class StepRunner:
             return self._failed(held, failure, retryable=False)
         return packed
 
-    def _failed(
-        self,
-        held: _Attempt,
-        failure: RunError,
-        *,
-        retryable: bool = True,
-        retry_after: float | None = None,
-    ) -> bytes:
+    def _failed(self, held: _Attempt, failure: RunError, **fields: Any) -> bytes:
         # as text: what renders exception objects may show the step's variables, and secrets
         # with them, and takes long over large ones
         trace = {"stack": failure.traceback} if failure.traceback else {}
         _log.warning("step failed", reason=failure.reason.value, error=failure.message, **trace)
-        return self._pack(
-            held, Outcome.FAILED, error=failure, retryable=retryable, retry_after=retry_after
-        )
+        return self._pack(held, Outcome.FAILED, error=failure, **fields)
 
     def _pack(
         self,
@@ -244,8 +280,7 @@ class StepRunner:
         *,
         output: Any = None,
         error: RunError | None = None,
-        retryable: bool = True,
-        retry_after: float | None = None,
+        **fields: Any,
     ) -> bytes:
         event = StepFinished(
             self._worker.id(),
@@ -254,9 +289,8 @@ class StepRunner:
             outcome,
             output,
             error,
-            retryable,
-            _now(),
-            retry_after,
+            at=_now(),
+            **fields,
         )
         return encode(event)
 

@@ -13,12 +13,14 @@ from ganger_broker.messages import (
     RunError,
     StepDefinition,
     StepFinished,
+    StepRefreshed,
+    StepReleased,
     StepStarted,
 )
 
 from .effects import Assign, Count, Note, StoreStep
 from .placing import assignment, make_pending, match, release
-from .progress import end_step
+from .progress import end_step, tell_to_stop
 from .records import Run, StepRun, Worker, attempt_id, split_attempt, step_run_id
 from .state import State
 from .states import Change, StepStatus, after
@@ -31,8 +33,12 @@ __all__ = [
     "finished",
     "is_current",
     "is_started",
+    "refreshed",
+    "released",
     "resend",
     "started",
+    "timed_out",
+    "watch",
 ]
 
 
@@ -68,51 +74,110 @@ def started(state: State, event: StepStarted) -> None:
     run, name, step = found
     status = after(step.status, Change.START)
     if status is not None:
-        run.steps[name] = replace(step, status=status, started_at=event.at or state.now)
-        state.emit(StoreStep(run.id, name, run.steps[name]))
+        started_at = event.at or state.now
+        seconds = run.definitions[name].timeout
+        _run_until(state, run, name, replace(step, status=status, started_at=started_at), seconds)
+
+
+def refreshed(state: State, event: StepRefreshed) -> None:
+    """The attempt gave itself more time."""
+    found = _current(state, event.attempt)
+    if found and found[2].worker == event.worker and found[2].status is StepStatus.RUNNING:
+        _run_until(state, *found, event.timeout)
+
+
+def _run_until(state: State, run: Run, name: str, step: StepRun, seconds: float) -> None:
+    """The worker ends it after this long; where it does not say so, the dispatcher does."""
+    timeout_at = state.now + round(seconds * 1000) + state.policy.timeout_grace
+    run.steps[name] = replace(step, timeout_at=timeout_at)
+    watch(state, run, name)
+    state.emit(StoreStep(run.id, name, run.steps[name]))
+
+
+def watch(state: State, run: Run, name: str) -> None:
+    """Look at a running attempt when its time is over."""
+    step = run.steps[name]
+    if step.timeout_at is not None:
+        state.wake(step.timeout_at, "timeout", attempt_id(run.id, name, step.attempt))
+
+
+def timed_out(state: State, attempt: str) -> None:
+    """The time of a running attempt is over and its worker is deaf: it has failed.
+
+    The worker is told; the slot is its until it says that the attempt is gone.
+    """
+    found = _current(state, attempt)
+    if found is None or found[2].status is not StepStatus.RUNNING:
+        return
+    _, name, step = found
+    if step.timeout_at is None or step.timeout_at > state.now:
+        return
+    text = f"its worker {step.worker} did not end it within its timeout"
+    error = RunError(FailureReason.TIMED_OUT, text, step=name, attempt=attempt)
+    _fail(state, found, error)
 
 
 def finished(state: State, event: StepFinished, worker: Worker) -> None:
     """The attempt ended: its slot goes to the step whose turn it is, then its outcome counts."""
     if event.attempt not in worker.attempts:
         return  # said before, or taken from this worker since
-    release(state, worker, event.attempt)
-    match(state, worker)
+    if not event.lingers:
+        release(state, worker, event.attempt)
+        match(state, worker)
     found = _current(state, event.attempt)
     if found is None:
         return
-    run, name, step = found
+    run, name, _ = found
     if event.outcome is Outcome.SUCCEEDED:
         end_step(state, run, name, Change.SUCCEED, output=event.output)
-    elif event.outcome is Outcome.CANCELLED:
-        end_step(state, run, name, Change.CANCEL, error=_named(event, step, name))
-    elif event.retryable and step.failures < run.definitions[name].retries:
-        _retry(state, run, name, step, event)
-    else:
-        end_step(state, run, name, Change.FAIL, error=_named(event, step, name))
-
-
-def _named(event: StepFinished, step: StepRun, name: str) -> RunError:
-    error = event.error or RunError(FailureReason.STEP_FAILED, "the step failed")
-    return replace(error, step=name, attempt=event.attempt)
-
-
-def _retry(state: State, run: Run, name: str, step: StepRun, event: StepFinished) -> None:
-    status = after(step.status, Change.RETRY)
-    if status is None:
         return
+    error = event.error or RunError(FailureReason.STEP_FAILED, "the step failed")
+    error = replace(error, step=name, attempt=event.attempt)
+    if event.outcome is Outcome.CANCELLED:
+        end_step(state, run, name, Change.CANCEL, error=error)
+    else:
+        _fail(state, found, error, retryable=event.retryable, retry_after=event.retry_after)
+
+
+def released(state: State, event: StepReleased, worker: Worker) -> None:
+    """An attempt whose end was told before has stopped now: its slot is free."""
+    if event.attempt in worker.attempts and not is_current(state, event.attempt):
+        release(state, worker, event.attempt)
+        match(state, worker)
+
+
+# ── trying again ──────────────────────────────────────────────────────────────────────
+
+
+def _fail(
+    state: State,
+    found: tuple[Run, str, StepRun],
+    error: RunError,
+    *,
+    retryable: bool = True,
+    retry_after: float | None = None,
+) -> None:
+    """The attempt failed: it is tried again, or the step has failed."""
+    run, name, step = found
+    definition = run.definitions[name]
+    status = after(step.status, Change.RETRY)
+    if not retryable or status is None or step.failures >= definition.retries:
+        end_step(state, run, name, Change.FAIL, error=error)
+        return
+    tell_to_stop(state, run, name, error)
     state.emit(Count("steps_retried"))
     resting = replace(
         step,
         status=status,
         worker=None,
+        timeout_at=None,
         attempt=step.attempt + 1,
         failures=step.failures + 1,
-        error=_named(event, step, name),
+        error=error,
     )
-    seconds = event.retry_after
+    seconds = retry_after
     if seconds is None:
-        seconds = backoff(run.definitions[name], resting.failures, event.attempt)
+        seconds = backoff(definition, resting.failures, error.attempt or "")
     if not seconds:
         make_pending(state, run, name, resting)
         return
@@ -150,6 +215,9 @@ def backoff_is_over(state: State, step_run: str) -> None:
     if run is None or step is None or step.retry_at is None or step.retry_at > state.now:
         return
     make_pending(state, run, name, step)
+
+
+# ── without an end ────────────────────────────────────────────────────────────────────
 
 
 def attempt_returned(state: State, attempt: str) -> None:

@@ -5,6 +5,8 @@ from ganger_broker.messages import (
     Heartbeat,
     LabelsChanged,
     StepFinished,
+    StepRefreshed,
+    StepReleased,
     StepStarted,
     WorkerDraining,
     WorkerLeft,
@@ -102,6 +104,10 @@ class Core:
                 attempts.started(state, event)
             case StepFinished():
                 attempts.finished(state, event, worker)
+            case StepReleased():
+                attempts.released(state, event, worker)
+            case StepRefreshed():
+                attempts.refreshed(state, event)
             case LabelsChanged():
                 workers.labels_changed(state, event, worker)
             case Heartbeat():
@@ -120,11 +126,13 @@ class Core:
                     progress.schedule_timed_out(state, timer.name)
                 case "backoff":
                     attempts.backoff_is_over(state, timer.name)
-                case "worker" if fact.caught_up:
-                    silent.append(timer.name)
+                case "worker" | "timeout" if not fact.caught_up:
+                    # the worker's word may be among what is still to be read
+                    state.wake(state.now + _LOOK_AGAIN, timer.kind, timer.name)
                 case "worker":
-                    # its word may be among what is still to be read
-                    state.wake(state.now + _LOOK_AGAIN, "worker", timer.name)
+                    silent.append(timer.name)
+                case "timeout":
+                    attempts.timed_out(state, timer.name)
                 case "held":
                     triggers.hold_is_over(state, timer.name)
         workers.silence(state, silent)
@@ -175,5 +183,6 @@ class Core:
                     state.wake(step.retry_at or now, "backoff", step_run_id(run_id, name))
                 elif step.status in (StepStatus.ASSIGNED, StepStatus.RUNNING):
                     attempts.resend(state, run, name)
+                    attempts.watch(state, run, name)
         for *_, run_id, name in sorted(pending):
             placing.place_again(state, state.runs[run_id], name)

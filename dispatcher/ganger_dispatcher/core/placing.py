@@ -38,6 +38,7 @@ def make_pending(
         deadline=deadline,
         assigned_at=None,
         started_at=None,
+        timeout_at=None,
     )
     place(state, run, name)
 

@@ -10,7 +10,7 @@ from .records import Run, attempt_id, step_run_id
 from .state import State
 from .states import TERMINAL, Change, StepStatus, after
 
-__all__ = ["cancel_run", "end_step", "schedule_timed_out", "start_ready"]
+__all__ = ["cancel_run", "end_step", "schedule_timed_out", "start_ready", "tell_to_stop"]
 
 
 def start_ready(state: State, run: Run) -> None:
@@ -42,12 +42,9 @@ def end_step(
     if step.status is StepStatus.PENDING and step_run in state.placement.backlog:
         state.placement.backlog.remove(step_run)
         state.emit(DropPending(step_run))
-    if step.worker and step.status in (StepStatus.ASSIGNED, StepStatus.RUNNING):
-        attempt = attempt_id(run.id, name, step.attempt)
-        if attempt in getattr(state.workers.get(step.worker), "attempts", ()):
-            state.emit(Tell(step.worker, CancelAttempt(attempt, error.message if error else "")))
+    tell_to_stop(state, run, name, error)
     run.steps[name] = replace(
-        step, status=status, finished_at=state.now, output=output, error=error
+        step, status=status, timeout_at=None, finished_at=state.now, output=output, error=error
     )
     state.emit(
         StoreStep(run.id, name, run.steps[name]),
@@ -56,6 +53,15 @@ def end_step(
     )
     start_ready(state, run)
     _end_run(state, run)
+
+
+def tell_to_stop(state: State, run: Run, name: str, error: RunError | None) -> None:
+    """The attempt does not count any more: a worker that holds it is to stop it."""
+    step = run.steps[name]
+    if step.worker and step.status in (StepStatus.ASSIGNED, StepStatus.RUNNING):
+        attempt = attempt_id(run.id, name, step.attempt)
+        if attempt in getattr(state.workers.get(step.worker), "attempts", ()):
+            state.emit(Tell(step.worker, CancelAttempt(attempt, error.message if error else "")))
 
 
 def _end_run(state: State, run: Run) -> None:

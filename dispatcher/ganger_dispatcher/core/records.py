@@ -68,8 +68,9 @@ class StepRun(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``attempt`` is the number of the current (or next) attempt, from 1. ``failures`` count
     against the step's retries, ``losses`` (of its worker) do not. In backoff, ``retry_at``
-    is its end and ``error`` what went wrong last. ``desired_worker_labels`` is what this
-    step run desires: its definition's with the trigger's merged over them.
+    is its end and ``error`` what went wrong last. ``timeout_at`` is when it is over for a
+    running attempt whose worker has not said so. ``desired_worker_labels`` is what this step
+    run desires: its definition's with the trigger's merged over them.
     """
 
     status: StepStatus
@@ -82,6 +83,7 @@ class StepRun(msgspec.Struct, frozen=True, omit_defaults=True):
     deadline: int | None = None
     assigned_at: int | None = None
     started_at: int | None = None
+    timeout_at: int | None = None
     finished_at: int | None = None
     output: Any = None
     error: RunError | None = None

@@ -28,6 +28,8 @@ class Policy(NamedTuple):
     """Of silence, until a worker is lost."""
     pickup_deadline: int = 10_000
     """Until an attempt that its worker does not mention was not picked up."""
+    timeout_grace: int = 5_000
+    """After a step's time-out, for its worker to say so; then the worker is taken for deaf."""
     hold: int = 60_000
     """For a trigger of an unregistered workflow."""
     most_losses: int = 5

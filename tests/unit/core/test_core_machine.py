@@ -22,6 +22,8 @@ from ganger_broker.messages import (
     Outcome,
     StepDefinition,
     StepFinished,
+    StepRefreshed,
+    StepReleased,
     StepStarted,
     Trigger,
     WorkerDraining,
@@ -66,7 +68,7 @@ FLOWS = {
             [
                 StepDefinition("a", desired_worker_labels=WARM),
                 StepDefinition("b", parents=["a"], desired_worker_labels=GPU),
-                StepDefinition("c", parents=["a"], retries=1),
+                StepDefinition("c", parents=["a"], retries=1, timeout=6),
             ],
         )
     ],
@@ -282,10 +284,23 @@ class CoreMachine(RuleBasedStateMachine):
         output=st.integers(0, 9),
         retryable=st.booleans(),
         retry_after=st.sampled_from([None, None, 0, 4]),
+        lingers=st.sampled_from([False, False, True]),
     )
     def finish(self, data: st.DataObject, outcome: Outcome, output: int, **again: Any) -> None:
         worker, incarnation, attempt = data.draw(st.sampled_from(self.sent[-6:]))
         self.tell(StepFinished(worker, incarnation, attempt, outcome, output, **again))
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data(), timeout=st.sampled_from([1, 100]))
+    def refresh(self, data: st.DataObject, timeout: int) -> None:
+        worker, incarnation, attempt = data.draw(st.sampled_from(self.sent[-6:]))
+        self.tell(StepRefreshed(worker, incarnation, attempt, timeout))
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def stop_lingering(self, data: st.DataObject) -> None:
+        worker, incarnation, attempt = data.draw(st.sampled_from(self.sent[-6:]))
+        self.tell(StepReleased(worker, incarnation, attempt))
 
     # ── the broker, the clock, the dispatcher ─────────────────────────────────────────
 

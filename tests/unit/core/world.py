@@ -10,6 +10,8 @@ from ganger_broker.messages import (
     RunError,
     StepDefinition,
     StepFinished,
+    StepRefreshed,
+    StepReleased,
     StepStarted,
     Trigger,
     WorkerDraining,
@@ -150,6 +152,14 @@ class World:
         return self.tell(
             StepFinished(worker, incarnation, attempt, outcome, output, error, **fields)
         )
+
+    def refresh(self, attempt: str, timeout: float, worker: str = "a") -> list[Effect]:
+        """An attempt gives itself more time."""
+        return self.tell(StepRefreshed(worker, self.incarnations[worker], attempt, timeout))
+
+    def stopped(self, attempt: str, worker: str = "a") -> list[Effect]:
+        """An attempt that lingered has stopped."""
+        return self.tell(StepReleased(worker, self.incarnations[worker], attempt))
 
     def beat(self, worker: str = "a", *attempts: str) -> list[Effect]:
         """A worker says that it lives and what it holds."""
