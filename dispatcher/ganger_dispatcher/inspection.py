@@ -1,5 +1,6 @@
 """What operators ask of Redis: workers, runs, and why a step waits."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -9,11 +10,11 @@ from ganger_broker.labels import MAX_CONDITIONS, Requirement, parse_desired
 from ganger_broker.messages import action_of
 
 from .core.records import RunHeader, StepRun, Worker
-from .explanation import Explanation, explain, verdict
+from .explanation import Explanation, Verdict, explain, verdict
 from .placement import Placement
 from .store.redis_store import RedisStore
 
-__all__ = ["StepExplanation", "explain_step", "placement_of"]
+__all__ = ["StepExplanation", "explain_step", "placement_of", "stuck_steps"]
 
 
 class StepExplanation(msgspec.Struct):
@@ -50,12 +51,8 @@ async def explain_step(store: RedisStore, name: str) -> StepExplanation:
         InvalidInput: there is no such step run.
     """
     run_id, step, (header, step_run) = await _find(store, name)
-    action = action_of(header.workflow, step)
-    # a step's and a trigger's, merged: each of them had as many as may be
-    desired = parse_desired(step_run.desired_worker_labels, most=2 * MAX_CONDITIONS)
-    requirement = Requirement.of(action, [c for group in desired.values() for c in group])
     workers = await store.workers()
-    explanation = explain(placement_of(workers), requirement)
+    explanation = explain(placement_of(workers), _requirement(header.workflow, step, step_run))
     pending = step_run.status == "pending"
     return StepExplanation(
         step_run=f"{run_id}/{step}",
@@ -66,6 +63,31 @@ async def explain_step(store: RedisStore, name: str) -> StepExplanation:
         selected=explanation.selected if pending else None,
         workers=_with_load(explanation, workers),
     )
+
+
+async def stuck_steps(store: RedisStore, names: Iterable[str], workers: list[Worker]) -> list[str]:
+    """Those of these step runs that are pending and whose requirement none of the workers meets."""
+    placement = placement_of(workers)
+    verdicts: dict[Requirement, Verdict] = {}
+    stuck = []
+    for name in names:
+        try:
+            run_id, step, (header, step_run) = await _find(store, name)
+        except InvalidInput:
+            continue  # it has ended since
+        requirement = _requirement(header.workflow, step, step_run)
+        if requirement not in verdicts:
+            verdicts[requirement] = verdict(explain(placement, requirement))
+        if step_run.status == "pending" and verdicts[requirement] == "never with this fleet":
+            stuck.append(f"{run_id}/{step}")
+    return stuck
+
+
+def _requirement(workflow: str, step: str, step_run: StepRun) -> Requirement:
+    # a step's and a trigger's, merged: each of them had as many as may be
+    desired = parse_desired(step_run.desired_worker_labels, most=2 * MAX_CONDITIONS)
+    conditions = [condition for group in desired.values() for condition in group]
+    return Requirement.of(action_of(workflow, step), conditions)
 
 
 def _with_load(explanation: Explanation, workers: list[Worker]) -> list[dict[str, Any]]:

@@ -44,7 +44,17 @@ def test_version_and_schema(run: Run) -> None:
 
 def test_help_names_every_verb_and_how_labels_are_read(run: Run) -> None:
     _, out, _ = run("--help")
-    for verb in ("worker", "dev", "dispatcher", "trigger", "cancel", "explain", "match", "schema"):
+    for verb in (
+        "worker",
+        "dev",
+        "dispatcher",
+        "trigger",
+        "cancel",
+        "explain",
+        "match",
+        "doctor",
+        "schema",
+    ):
         assert verb in out
     _, out, _ = run("worker", "--help")
     assert "memory=512" in out
@@ -218,7 +228,12 @@ def test_verbs_that_are_not_installed_say_what_to_install(
 ) -> None:
     absent = EntryPoint("dispatcher", "no_such_module:commands", "ganger.commands")
     monkeypatch.setattr(cli, "entry_points", lambda **_: [absent])
-    for words in (["dispatcher", "--prefix", "x"], ["explain", "r/s"], ["match", "f", "--json"]):
+    for words in (
+        ["dispatcher", "--prefix", "x"],
+        ["explain", "r/s"],
+        ["match", "f", "--json"],
+        ["doctor"],
+    ):
         status, _, err = run(*words)
         assert status == 1
         assert f"{words[0]} needs: pip install 'ganger[dispatcher]'" in err

@@ -13,6 +13,7 @@ from ganger_dispatcher.explanation import Code
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 CORE = ROOT / "dispatcher" / "ganger_dispatcher" / "core"
+DOCTOR = ROOT / "dispatcher" / "ganger_dispatcher" / "doctor"
 
 
 def test_the_transitions_in_the_architecture_are_those_of_the_table() -> None:
@@ -52,3 +53,12 @@ def test_redis_page_names_every_key_counter_and_feed_entry() -> None:
         assert f"`{kind}`" in text
     for counter in re.findall(r'Count\(\s*"(\w+)"', sources):
         assert f"`{counter}`" in text
+
+
+def test_operations_names_every_check() -> None:
+    text = (DOCS / "operations.md").read_text()
+    sources = "".join(path.read_text() for path in DOCTOR.glob("*.py"))
+    checks = {"settings", *re.findall(r'Finding\("([a-z ]+)"', sources)}
+    assert len(checks) > 10
+    for check in checks:
+        assert f"| `{check}` |" in text

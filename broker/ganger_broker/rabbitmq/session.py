@@ -78,6 +78,12 @@ class Session:
         """Whether the connection is gone."""
         return self._connection.is_closed
 
+    @property
+    def version(self) -> str:
+        """The broker's version, as it says itself."""
+        version = self._connection.server_properties.get("version", "unknown")
+        return version.decode() if isinstance(version, bytes) else str(version)
+
     async def wait_lost(self) -> str:
         """Return when the connection is gone; why, in words."""
         await self._gone.wait()
@@ -101,6 +107,20 @@ class Session:
         for item in items:
             async with self._control_lock:
                 await self._declare(item)
+
+    async def look_up(self, item: Exchange | Queue) -> int | None:
+        """How many messages lie in a queue (an exchange: 0); None where there is no such thing."""
+        async with self._control_lock:
+            channel = await self._control_channel()
+            async with wrapping(repr(item.name)):
+                try:
+                    if isinstance(item, Exchange):
+                        await channel.exchange_declare(item.name, passive=True)
+                        return 0
+                    found = await channel.queue_declare(item.name, passive=True)
+                except amqp.ChannelNotFoundEntity:
+                    return None
+                return 0 if found is None else found.message_count or 0
 
     async def delete_queue(self, name: str) -> None:
         """Delete; gone already is fine."""

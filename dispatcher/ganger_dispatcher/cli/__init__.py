@@ -2,6 +2,7 @@
 
 import typer
 
+from .checking import doctor
 from .matching import explain, match
 from .serving import dispatcher
 from .showing import runs, workers
@@ -16,3 +17,4 @@ def commands(app: typer.Typer) -> None:
     app.command()(runs)
     app.command()(explain)
     app.command()(match)
+    app.command()(doctor)

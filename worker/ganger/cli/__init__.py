@@ -14,7 +14,7 @@ from . import ask, work
 
 __all__ = ["main"]
 
-_DISPATCHER_VERBS = ("dispatcher", "workers", "runs", "explain", "match")
+_DISPATCHER_VERBS = ("dispatcher", "workers", "runs", "explain", "match", "doctor")
 
 
 def main(args: Sequence[str] | None = None) -> None:
