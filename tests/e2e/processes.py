@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,15 @@ class Process:
 
     @classmethod
     async def start(cls, *words: str, **environment: str) -> "Process":
+        return await cls.launch([str(GANGER), *words], ROOT, environment)
+
+    @classmethod
+    async def launch(
+        cls, command: Sequence[str], cwd: Path, environment: Mapping[str, str]
+    ) -> "Process":
         process = await asyncio.create_subprocess_exec(
-            str(GANGER),
-            *words,
-            cwd=ROOT,
+            *command,
+            cwd=cwd,
             env={**os.environ, "GANGER_LOG_FORMAT": "json", **environment},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -53,6 +59,16 @@ class Process:
                         return line
                 if self._reader.done():
                     raise AssertionError(f"ended without {text!r}:\n" + "\n".join(self.lines))
+                await self._more.wait()
+
+    async def prints(self, count: int) -> list[str]:
+        """The first lines that it does not log; waits until there are so many."""
+        async with asyncio.timeout(PATIENCE), self._more:
+            while True:
+                printed = [line for line in self.lines if not line.startswith('{"')]
+                if len(printed) >= count:
+                    return printed[:count]
+                assert not self._reader.done(), "ended too early:\n" + "\n".join(self.lines)
                 await self._more.wait()
 
     def signal(self, number: signal.Signals) -> None:
