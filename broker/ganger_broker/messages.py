@@ -27,6 +27,7 @@ __all__ = [
     "Heartbeat",
     "LabelsChanged",
     "Outcome",
+    "Refused",
     "RegisterAgain",
     "RunError",
     "RunResult",
@@ -312,4 +313,11 @@ class RegisterAgain(msgspec.Struct, tag="register_again"):
     """You are not known (declared lost, say): register anew."""
 
 
-ToWorker = Assignment | CancelAttempt | RegisterAgain
+class Refused(msgspec.Struct, tag="refused", omit_defaults=True):
+    """What you said is not taken, for this reason. ``for_good``: you are not, end."""
+
+    reason: str
+    for_good: bool = False
+
+
+ToWorker = Assignment | CancelAttempt | RegisterAgain | Refused

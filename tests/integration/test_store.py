@@ -16,13 +16,13 @@ from ganger_broker.messages import (
     WorkflowDefinition,
 )
 from ganger_dispatcher.core import effects as do
+from ganger_dispatcher.core.digest import digest
 from ganger_dispatcher.core.effects import Effect
 from ganger_dispatcher.core.records import (
     Held,
     ReplyAddress,
     StepRun,
 )
-from ganger_dispatcher.core.state import digest
 from ganger_dispatcher.core.states import StepStatus
 from ganger_dispatcher.store import RedisStore
 from tests.integration.store_place import LEASE, Place, header, worker

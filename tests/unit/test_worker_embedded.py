@@ -268,3 +268,30 @@ async def test_a_worker_too_large_to_register_is_told_so() -> None:
     worker.register_workflow(Small())
     with pytest.raises(InvalidWorkflow, match=r"a registration of 3,\d+ bytes, at most 2,000"):
         await worker.run()
+
+
+async def test_a_worker_with_another_definition_of_the_same_version_is_refused_loudly(
+    app: Ganger,
+) -> None:
+    def declared(timeout: str, version: str = "") -> type:
+        other = Ganger(app.settings)
+
+        @other.workflow(version=version)
+        class Same:
+            @other.step(timeout=timeout)
+            async def same(self, context: Context) -> str:
+                return context.worker.name()
+
+        return Same
+
+    first, second, third = app.worker("first"), app.worker("second"), app.worker("third")
+    first.register_workflow(declared("10s"))
+    second.register_workflow(declared("20s"))
+    third.register_workflow(declared("20s", "2"))
+    async with first:
+        with pytest.raises(InvalidWorkflow, match=r"workflow 'same', version '': worker first-"):
+            await asyncio.wait_for(second.run(), PATIENCE)
+        async with third:
+            run = await app.admin.aio.run_workflow("same", {})
+            assert (await run.result(PATIENCE))["same"] in ("first", "third")
+    await app.admin.aio.close()

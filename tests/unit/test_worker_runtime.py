@@ -10,11 +10,12 @@ from ganger import Context, __version__
 from ganger.live_labels import LiveLabels
 from ganger.runtime import WorkerRuntime
 from ganger_broker.codec import encode
-from ganger_broker.errors import TransportError
+from ganger_broker.errors import InvalidWorkflow, TransportError
 from ganger_broker.memory import MemoryBroker, MemoryTransport
 from ganger_broker.messages import (
     LabelsChanged,
     Outcome,
+    Refused,
     RegisterAgain,
     StepFinished,
     StepStarted,
@@ -70,6 +71,15 @@ async def test_it_registers_again_with_all_that_is_so_now(cause: str) -> None:
         assert (again.labels, again.label_seq) == ({"model": "b"}, 1)
         assert again.attempts == [attempt]
         assert not again.draining
+
+
+async def test_a_worker_that_is_refused_for_good_ends_and_says_why() -> None:
+    async with working(Scripted()) as found:
+        await found.dispatcher.send(Refused("what it said is odd"))
+        await found.dispatcher.ended(await found.dispatcher.assign("scripted:a"))
+        await found.dispatcher.send(Refused("another definition", for_good=True))
+        with pytest.raises(InvalidWorkflow, match="another definition"):
+            await asyncio.wait_for(asyncio.shield(found.running), PATIENCE)
 
 
 async def test_a_queue_that_was_deleted_is_made_again_and_it_registers_again() -> None:

@@ -14,6 +14,7 @@ from ganger_broker.labels import LabelValue
 from ganger_broker.messages import MAX_SECONDS, Assignment, AttemptId
 
 from .live_labels import LiveLabels
+from .workflow import step_name_of
 
 __all__ = ["Context", "WorkerContext"]
 
@@ -101,20 +102,21 @@ class Context:
         """The input of the run."""
         return self._assignment.input
 
-    def step_output(self, step: str) -> Any:
-        """What a parent of this step returned.
+    def step_output(self, step: str | Callable[..., Any]) -> Any:
+        """What a parent of this step returned; ``step`` is its name, or the parent itself.
 
         Raises:
             InvalidInput: it is not a parent of this step.
         """
         parents = self._assignment.parents
-        if step not in parents:
+        name = step if isinstance(step, str) else step_name_of(step)
+        if name not in parents:
             known = ", ".join(parents) or "it has none"
             raise InvalidInput(
                 f"step_output: {step!r} is not a parent of {self._assignment.step!r}; "
                 f"its parents: {known}"
             )
-        return parents[step]
+        return parents[name]
 
     def workflow_run_id(self) -> str:
         """The id of the run."""

@@ -17,6 +17,7 @@ from ganger_broker.messages import (
     CancelAttempt,
     Heartbeat,
     LabelsChanged,
+    Refused,
     RegisterAgain,
     WorkerDraining,
     WorkerLeft,
@@ -74,6 +75,7 @@ class WorkerRuntime:
         self._draining = False
         self._stopping = asyncio.Event()
         self._forced = asyncio.Event()
+        self._refusal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._burying: set[asyncio.Task[None]] = set()
         self._subscription: Subscription
         self._outbox = Outbox(
@@ -102,6 +104,7 @@ class WorkerRuntime:
 
         Raises:
             GangerError: the broker refuses this worker, or what it has to declare.
+            InvalidWorkflow: another worker has a different definition of the same version.
         """
         flusher = asyncio.create_task(self._outbox.run())
         tasks = [flusher]
@@ -109,7 +112,7 @@ class WorkerRuntime:
             await _first(self._start(), self._stopping.wait())
             if self.ready.is_set():
                 tasks.append(asyncio.create_task(self._beat()))
-                await _first(self._stopping.wait(), _outcome(flusher))
+                await _first(self._stopping.wait(), _outcome(flusher), _outcome(self._refusal))
                 await self._drain(grace)
                 await self._leave()
         finally:
@@ -213,7 +216,15 @@ class WorkerRuntime:
                 self._runner.cancel(message.attempt, message.reason)
             case RegisterAgain():
                 self._register()
+            case Refused():
+                self._refused(message)
         self._subscription.ack([delivery])
+
+    def _refused(self, message: Refused) -> None:
+        self._log.error("refused by the dispatcher", reason=message.reason)
+        if message.for_good and not self._refusal.done():
+            self._refusal.set_exception(InvalidWorkflow(message.reason))
+            self._refusal.exception()  # it may be leaving already, and asks no more
 
     def _assigned(self, assignment: Assignment, delivery: Delivery) -> None:
         if assignment.incarnation != self.incarnation:
@@ -274,8 +285,8 @@ class WorkerRuntime:
             self._log.info("left")
 
 
-async def _outcome(task: asyncio.Task[None]) -> None:
-    """Wait for a task without cancelling it when the waiting is cancelled."""
+async def _outcome(task: asyncio.Future[None]) -> None:
+    """Wait for it without cancelling it when the waiting is cancelled."""
     await asyncio.shield(task)
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "declaration_of",
     "declare_step",
     "declare_workflow",
+    "step_name_of",
     "written",
 ]
 
@@ -171,6 +172,12 @@ def declaration_of(workflow: object) -> Declaration:
     return found
 
 
+def step_name_of(step: object) -> str | None:
+    """The name of a decorated step; None where it is none."""
+    found = getattr(step, _STEP, None)
+    return found.name if isinstance(found, _Step) else None
+
+
 def bind(workflow: object) -> dict[str, BoundStep]:
     """The steps of a workflow object, by action."""
     declaration = declaration_of(workflow)
@@ -277,9 +284,8 @@ def _parents(parents: Iterable[str | Callable[..., Any]], place: str) -> tuple[s
         raise InvalidWorkflow(f"{place}: parents: {parents!r} must be a list of steps")
     names = []
     for parent in parents:
-        step = getattr(parent, _STEP, None)
-        name = step.name if isinstance(step, _Step) else parent
-        if not isinstance(name, str):
+        name = parent if isinstance(parent, str) else step_name_of(parent)
+        if name is None:
             raise InvalidWorkflow(f"{place}: parents: {parent!r} is neither a step nor its name")
         if name not in names:
             names.append(name)

@@ -150,6 +150,7 @@ class Core:
             if worker.state is WorkerState.UNREACHABLE:
                 worker.state = WorkerState.READY
             state.workers[worker.id] = worker
+            state.versions.add(worker)
             state.placement.join(
                 worker.id,
                 worker.labels,

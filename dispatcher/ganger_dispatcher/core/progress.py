@@ -6,7 +6,7 @@ from ganger_broker.messages import CancelAttempt, FailureReason, RunError, RunSt
 
 from .effects import Count, DropPending, EndRun, Note, Reply, StoreStep, Tell
 from .placing import make_pending
-from .records import Run, attempt_id, step_run_id
+from .records import Run, StepRun, attempt_id, step_run_id
 from .state import State
 from .states import TERMINAL, Change, StepStatus, after
 
@@ -55,6 +55,15 @@ def end_step(
     _end_run(state, run)
 
 
+def _cause(run: Run, unhappy: list[StepRun]) -> RunError | None:
+    """The error of a step that none of its parents is to blame for."""
+    for name, step in run.steps.items():
+        parents = [run.steps[parent].status for parent in run.definitions[name].parents]
+        if step in unhappy and all(status is StepStatus.SUCCEEDED for status in parents):
+            return step.error
+    return next((step.error for step in unhappy), None)
+
+
 def tell_to_stop(state: State, run: Run, name: str, error: RunError | None) -> None:
     """The attempt does not count any more: a worker that holds it is to stop it."""
     step = run.steps[name]
@@ -76,7 +85,7 @@ def _end_run(state: State, run: Run) -> None:
         status=status,
         finished_at=state.now,
         output={n: s.output for n, s in steps.items() if s.status is StepStatus.SUCCEEDED},
-        error=next((step.error for step in failed or unhappy), None),
+        error=_cause(run, failed or unhappy),
     )
     del state.runs[run.id]
     state.emit(EndRun(run.id, run.header), Count(f"runs_{status}"))

@@ -148,6 +148,7 @@ class WorkerState(StrEnum):
 
 class Worker(msgspec.Struct):
     """A live worker, as Redis keeps it too. ``attempts``: attempt → when it was given, ms.
+    ``workflows``: name → (version, digest of the definition) of those it has registered.
 
     ``past``: incarnations that this one replaced; they never come back, whatever is
     delivered again.
@@ -168,6 +169,7 @@ class Worker(msgspec.Struct):
     pid: int = 0
     version: str = ""
     past: list[str] = []
+    workflows: dict[str, tuple[str, str]] = {}
     attempts: dict[AttemptId, int] = {}
 
     @property

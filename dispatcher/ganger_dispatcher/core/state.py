@@ -1,20 +1,19 @@
 """What the core remembers between two facts."""
 
 from collections.abc import Iterable
-from hashlib import blake2s
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
-
-import msgspec
 
 from ganger_broker.labels import Condition, Requirement, merge_desired, parse_desired
 from ganger_broker.messages import RunResult, StepDefinition, WorkflowDefinition, action_of
 from ganger_dispatcher.placement import Placement
 
+from .digest import digest
 from .effects import Effect
 from .records import Held, Run, Worker
+from .versions import Versions
 
-__all__ = ["Policy", "State", "Timer", "Workflow", "digest"]
+__all__ = ["Policy", "State", "Timer", "Workflow"]
 
 _PULSES = 10
 """Wake-ups within a worker's time-out, at least: a stall of the dispatcher shows as one late
@@ -74,11 +73,6 @@ class Workflow:
         }
 
 
-def digest(definition: WorkflowDefinition) -> str:
-    """What tells two definitions apart; a run keeps the one it began with by it."""
-    return blake2s(msgspec.json.encode(definition), digest_size=8).hexdigest()
-
-
 def _requirement(workflow: str, step: str, groups: Iterable[tuple[Condition, ...]]) -> Requirement:
     conditions = [condition for group in groups for condition in group]
     return Requirement.of(action_of(workflow, step), conditions)
@@ -98,6 +92,7 @@ class State:
         self.placement = Placement()
         self.workflows: dict[str, Workflow] = {}
         self.workers: dict[str, Worker] = {}
+        self.versions = Versions()
         self.runs: dict[str, Run] = {}
         self.held: dict[str, Held] = {}
         self.ended: dict[str, RunResult] = {}

@@ -5,13 +5,14 @@ from msgspec.structs import replace
 
 from ganger_broker.messages import (
     FailureReason,
+    Refused,
     RunError,
     RunResult,
     RunStatus,
     Trigger,
 )
 
-from .effects import Bury, Count, EndRun, Hold, Note, Reply, StoreRun, StoreStep, Unhold
+from .effects import Bury, Count, EndRun, Hold, Note, Reply, StoreRun, StoreStep, Tell, Unhold
 from .facts import CancelRequested, MessageRefused, TriggerReceived
 from .progress import cancel_run, start_ready
 from .records import Held, ReplyAddress, Run, RunHeader, StepRun
@@ -96,6 +97,9 @@ def _begin(
 def refused(state: State, fact: MessageRefused) -> None:
     """A message that cannot be taken: dead-letter it with its reason, and answer."""
     _bury(state, Bury(fact.body, fact.content_type, fact.routing_key, fact.reason, fact.detail))
+    kind, _, worker = fact.routing_key.partition(".")
+    if kind == "event" and worker:
+        state.emit(Tell(worker, Refused(fact.detail)))
     if fact.reply:
         error = RunError(FailureReason.INVALID_TRIGGER, fact.detail)
         state.emit(Reply(fact.reply, RunResult(None, None, RunStatus.FAILED, error=error)))

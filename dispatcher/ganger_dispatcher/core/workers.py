@@ -8,6 +8,7 @@ from ganger_broker.messages import (
     Event,
     Heartbeat,
     LabelsChanged,
+    Refused,
     RegisterAgain,
     WorkerDraining,
     WorkerLeft,
@@ -33,6 +34,7 @@ from .placing import match, release
 from .records import Worker, WorkerState
 from .state import State, Workflow
 from .triggers import workflow_registered
+from .versions import versions_of
 
 __all__ = [
     "draining",
@@ -73,12 +75,19 @@ def registered(state: State, event: WorkerRegistered) -> None:
     known = state.workers.get(event.worker)
     if known is not None and event.incarnation in known.past:
         return  # delivered again: to believe it would take the steps from the process of now
+    conflict = state.versions.conflict(event)
+    if conflict is not None:
+        state.emit(Tell(event.worker, Refused(conflict, for_good=True)))
+        state.emit(Note("worker_refused", {"worker": event.worker, "reason": conflict}))
+        return
     if known is not None and known.incarnation == event.incarnation:
         worker, lost = _renewed(state, known, event), []
     else:
         lost = _remove(state, known) if known is not None else []
         past = [*known.past, known.incarnation][-_PAST:] if known is not None else []
         worker = _joined(state, event, past)
+    worker.workflows = versions_of(event)
+    state.versions.add(worker)
     for attempt in event.attempts:
         if attempt not in worker.attempts:
             state.emit(Tell(worker.id, CancelAttempt(attempt, "it was given to another worker")))
@@ -123,6 +132,7 @@ def _joined(state: State, event: WorkerRegistered, past: list[str]) -> Worker:
 def _renewed(state: State, worker: Worker, event: WorkerRegistered) -> Worker:
     """The same incarnation again: after a lost connection, or because it was told to."""
     worker.heartbeat_at = worker.registered_at = state.now
+    state.versions.drop(worker)
     worker.state = WorkerState.DRAINING if event.draining else WorkerState.READY
     worker.actions = _actions(event)
     if event.label_seq >= worker.label_seq:
@@ -191,6 +201,8 @@ def draining(state: State, _: WorkerDraining, worker: Worker) -> None:
 
 def _close(state: State, worker: Worker, to: WorkerState) -> None:
     worker.state = to
+    if to is WorkerState.DRAINING:
+        state.versions.drop(worker)  # it makes way for those that come
     state.placement.set_open(worker.id, False)
     state.emit(
         StoreLoad(worker.id, worker.used, worker.state, worker.given_at),
@@ -250,6 +262,7 @@ def fresh_deadlines(state: State) -> None:
 def _remove(state: State, worker: Worker) -> list[str]:
     """Forget a worker; the attempts it held."""
     del state.workers[worker.id]
+    state.versions.drop(worker)
     state.placement.leave(worker.id)
     state.emit(DropWorker(worker.id))
     return list(worker.attempts)

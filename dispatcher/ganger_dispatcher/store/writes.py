@@ -8,8 +8,8 @@ import msgspec
 from ganger_broker.codec import to_json
 from ganger_broker.keys import Keys
 from ganger_dispatcher.core import effects as do
+from ganger_dispatcher.core.digest import digest
 from ganger_dispatcher.core.records import RunHeader, Worker
-from ganger_dispatcher.core.state import digest
 
 __all__ = ["Writes", "run_fields", "worker_fields"]
 

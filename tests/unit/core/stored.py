@@ -7,6 +7,7 @@ from msgspec.structs import asdict
 
 from ganger_broker.messages import WorkflowDefinition
 from ganger_dispatcher.core import effects as do
+from ganger_dispatcher.core.digest import digest
 from ganger_dispatcher.core.effects import Effect
 from ganger_dispatcher.core.records import (
     Held,
@@ -16,7 +17,6 @@ from ganger_dispatcher.core.records import (
     Worker,
     WorkerState,
 )
-from ganger_dispatcher.core.state import digest
 
 __all__ = ["Stored"]
 

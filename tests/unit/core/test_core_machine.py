@@ -60,7 +60,7 @@ FLOWS = {
         WorkflowDefinition(
             "plain", [StepDefinition("s", schedule_timeout=15, retries=1, backoff_factor=3)]
         ),
-        WorkflowDefinition("plain", [StepDefinition("s", desired_worker_labels=WARM)]),
+        WorkflowDefinition("plain", [StepDefinition("s", desired_worker_labels=WARM)], "2"),
     ],
     "tree": [
         WorkflowDefinition(
@@ -98,8 +98,12 @@ class CoreMachine(RuleBasedStateMachine):
     # ── the shell ─────────────────────────────────────────────────────────────────────
 
     def tell(self, fact: Fact) -> None:
-        if isinstance(fact, TriggerReceived) and fact.run_id in self.ended:
-            fact = TriggerReceived(fact.trigger, fact.run_id, fact.reply, self.ended[fact.run_id])
+        if isinstance(fact, TriggerReceived):
+            if fact.run_id in self.ended:
+                ended = self.ended[fact.run_id]
+                fact = TriggerReceived(fact.trigger, fact.run_id, fact.reply, ended)
+            elif fact.reply:
+                self.asked.setdefault(fact.run_id, set()).add(fact.reply.reply_to)
         given = deepcopy(fact)
         counts = not isinstance(fact, StepStarted) or self.is_of_its_worker(fact)
         self.core.begin_batch()
@@ -176,8 +180,6 @@ class CoreMachine(RuleBasedStateMachine):
         reply=st.sampled_from(["p", "q"]),
     )
     def trigger(self, run: str, flow: str, priority: int, desired: Any, reply: str) -> None:
-        if run not in self.ended:
-            self.asked.setdefault(run, set()).add(reply)
         trigger = Trigger(flow, run_id=run, priority=priority, desired_worker_labels=dict(desired))
         self.tell(TriggerReceived(trigger, run, address(reply)))
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from ganger_broker.messages import Assignment, RunStatus, StepDefinition, WorkflowDefinition
+from ganger_dispatcher.core.digest import digest
 from ganger_dispatcher.core.effects import (
     AddPending,
     Assign,
@@ -20,7 +21,6 @@ from ganger_dispatcher.core.effects import (
     TakeAttempt,
 )
 from ganger_dispatcher.core.records import RunHeader, StepRun
-from ganger_dispatcher.core.state import digest
 from ganger_dispatcher.core.states import StepStatus
 
 from .world import START, World, address, assigned, of, one_step, replies

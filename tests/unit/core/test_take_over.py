@@ -125,7 +125,7 @@ def test_a_run_keeps_the_definition_it_began_with() -> None:
     two = [StepDefinition("s"), StepDefinition("t", parents=["s"])]
     world.join("a", workflows=[WorkflowDefinition("w", two)], slots=2)
     world.trigger("before")
-    world.join("b")
+    world.join("b", workflows=[one_step(version="2")])
     world.take_over()
     world.finish("before/s/1", output=1)
     assert world.step("before", "t").status == "assigned"

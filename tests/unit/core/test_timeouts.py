@@ -155,6 +155,6 @@ def test_an_attempt_that_runs_cannot_be_released() -> None:
 def test_what_lingers_on_a_lost_worker_is_not_given_anew() -> None:
     world = running()
     world.finish("r/s/1", outcome=FAILED, error=TIMED_OUT, lingers=True)
-    world.join("b")
+    world.join("b", workflows=[one_step(timeout=10)])
     assert assigned(world.wait(11, "b")) == []
     assert world.status() == "failed"

@@ -177,8 +177,8 @@ def test_a_definition_that_changes_while_a_run_goes_on_counts_for_later_runs() -
     world = World()
     world.join("a", workflows=[one_step(retries=1)], slots=2)
     world.trigger("before")
-    effects = world.join("b", workflows=[one_step(retries=0)], slots=2)
-    assert of(effects, StoreWorkflow) == [StoreWorkflow(one_step(retries=0))]
+    effects = world.join("b", workflows=[one_step(version="2", retries=0)], slots=2)
+    assert of(effects, StoreWorkflow) == [StoreWorkflow(one_step(version="2", retries=0))]
     [(attempt, worker)] = assigned(world.trigger("after"))
     world.finish("before/s/1", "a", Outcome.FAILED)
     world.finish(attempt, worker, Outcome.FAILED)

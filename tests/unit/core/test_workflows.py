@@ -99,3 +99,14 @@ def test_cancelling_ends_all_that_has_not_ended(definition: WorkflowDefinition) 
     assert error.message == "enough"
     assert world.stored.headers["r"].output == {"a": 1}
     assert world.held_by("w") == ["r/b/1", "r/c/1"]
+
+
+def test_the_error_of_a_run_is_that_of_the_step_to_blame() -> None:
+    world = World()
+    world.join("a", workflows=[TREE])
+    world.trigger()
+    error = RunError(FailureReason.CANCELLED, "stopped")
+    world.finish("r/a/1", outcome=Outcome.CANCELLED, error=error)
+    kept = world.stored.headers["r"].error
+    assert kept is not None
+    assert (kept.step, kept.message) == ("a", "stopped")

@@ -63,9 +63,9 @@ def replies(effects: list[Effect]) -> list[tuple[str, str, str | None]]:
     ]
 
 
-def one_step(name: str = "w", **step: Any) -> WorkflowDefinition:
+def one_step(name: str = "w", version: str = "", **step: Any) -> WorkflowDefinition:
     """A workflow of one step, ``s``."""
-    return WorkflowDefinition(name, [StepDefinition("s", **step)])
+    return WorkflowDefinition(name, [StepDefinition("s", **step)], version)
 
 
 def address(name: str) -> ReplyAddress:
