@@ -3,7 +3,9 @@
 import pytest
 
 from ganger_broker.messages import (
+    FailureReason,
     Outcome,
+    RunError,
     StepDefinition,
     WorkflowDefinition,
 )
