@@ -154,6 +154,7 @@ async def test_a_worker(place: Place) -> None:
         "given_at": "0",
         "label_seq": "3",
         "past": '["i0"]',
+        "workflows": "{}",
     }
     assert await place.hash(place.keys.labels("a")) == {"model": '"x"', "memory": "512"}
     assert "worker:a:attempts" not in await place.names()
