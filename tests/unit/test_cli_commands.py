@@ -14,6 +14,8 @@ import structlog
 from ganger import Context, Ganger, InvalidWorkflow, __version__, cli
 from ganger.cli import ask, loading
 from ganger_broker.schema import json_schema
+from ganger_broker.settings import Settings, environment_name
+from ganger_dispatcher.cli import matching
 
 from .cli_tasks import TASKS
 
@@ -58,6 +60,27 @@ def test_help_names_every_verb_and_how_labels_are_read(run: Run) -> None:
         assert verb in out
     _, out, _ = run("worker", "--help")
     assert "memory=512" in out
+
+
+def test_help_groups_the_verbs_and_tells_defaults(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    _, out, _ = run("--help")
+    assert "─ Commands ─" not in out  # a verb without a group would be there
+    defaults = Settings.model_fields
+    for verb in ("dispatcher", "doctor"):
+        _, out, _ = run(verb, "--help")
+        for setting in ("broker_url", "redis_url", "prefix"):
+            assert f"{environment_name(setting)}; default: {defaults[setting].default}]" in out
+
+
+def test_the_file_that_help_shows_can_be_matched(run: Run, tmp_path: Path) -> None:
+    _, _, text = (matching.match.__doc__ or "").partition("FILE holds, say, ")
+    file = tmp_path / "fleet.json"
+    file.write_text(text)
+    status, out, _ = run("match", str(file), "--json")
+    assert (status, json.loads(out)["selected"]) == (0, "a")
 
 
 def test_wrong_use_ends_with_2(run: Run) -> None:

@@ -24,12 +24,21 @@ _WORKERS_SHOWN = 20
 
 
 def explain(
-    step_run: Annotated[str, typer.Argument(help="<run>/<step>; a run's id if it has one step.")],
+    step_run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN/STEP", help="As `ganger runs` shows them; RUN alone if it has one step."
+        ),
+    ],
     as_json: AsJson = False,
     redis_url: RedisUrl = None,
     prefix: Prefix = None,
 ) -> None:
-    """Say why a step waits: not now, or never with this fleet; the nearest misses first."""
+    """Say why a step waits, worker by worker, the nearest misses first.
+
+    "not now": workers that can take it are full, draining or paused. "never with this
+    fleet": no live worker meets what it requires.
+    """
     settings = settings_for_reading(redis_url, prefix)
     found = ask(settings, lambda store: explain_step(store, step_run))
     if as_json:
@@ -44,11 +53,15 @@ def explain(
 def match(
     file: Annotated[
         Path,
-        typer.Argument(help="JSON with workers and desired_worker_labels; - is standard input."),
+        typer.Argument(metavar="FILE", help="JSON; - is standard input."),
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Try a requirement on a fleet that is written down: who would get the step, and why."""
+    """Try a requirement on a fleet that is written down: who would get the step, and why.
+
+    FILE holds, say, {"workers": [{"id": "a", "labels": {"memory": 512}}],
+    "desired_worker_labels": {"memory": {"value": 256, "comparator": "GREATER_THAN"}}}
+    """
     try:
         text = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         explanation = dry_run(text)

@@ -14,13 +14,31 @@ __all__ = ["AsJson", "BrokerUrl", "Prefix", "RedisUrl", "ask", "named", "setting
 
 T = TypeVar("T")
 
-BrokerUrl = Annotated[str | None, typer.Option("--broker-url", help="RabbitMQ [GANGER_BROKER_URL]")]
-RedisUrl = Annotated[str | None, typer.Option("--redis-url", help="Redis [GANGER_REDIS_URL]")]
+BrokerUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--broker-url",
+        metavar="URL",
+        help="RabbitMQ [GANGER_BROKER_URL; default: amqp://guest:guest@127.0.0.1:5672/]",
+    ),
+]
+RedisUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--redis-url",
+        metavar="URL",
+        help="Redis [GANGER_REDIS_URL; default: redis://127.0.0.1:6379/0]",
+    ),
+]
 Prefix = Annotated[
     str | None,
-    typer.Option("--prefix", help="First word of queues and keys [GANGER_PREFIX]"),
+    typer.Option(
+        "--prefix",
+        metavar="WORD",
+        help="First word of all queues and keys [GANGER_PREFIX; default: ganger]",
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def settings_for_reading(redis_url: str | None, prefix: str | None) -> Settings:

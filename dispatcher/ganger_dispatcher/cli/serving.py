@@ -25,10 +25,17 @@ def dispatcher(
     prefix: Prefix = None,
     queue_type: Annotated[
         str | None,
-        typer.Option(help="Of the shared queues: quorum or classic [GANGER_QUEUE_TYPE]"),
+        typer.Option(
+            metavar="quorum|classic",
+            help="Of the shared queues, the same for all of a deployment [GANGER_QUEUE_TYPE; "
+            "default: quorum]",
+        ),
     ] = None,
 ) -> None:
-    """Run a dispatcher: it leads, or stands by for the one that does."""
+    """Run a dispatcher, which gives steps to workers; it needs RabbitMQ and Redis.
+
+    One leads. Start more on other machines: they stand by and take over when it is gone.
+    """
     settings = Settings.load(
         flag_name, broker_url=broker_url, redis_url=redis_url, prefix=prefix, queue_type=queue_type
     )

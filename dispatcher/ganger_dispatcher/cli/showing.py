@@ -38,7 +38,7 @@ def workers(as_json: AsJson = False, redis_url: RedisUrl = None, prefix: Prefix 
 
 
 def runs(
-    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many, newest first.")] = 20,
     as_json: AsJson = False,
     redis_url: RedisUrl = None,
     prefix: Prefix = None,

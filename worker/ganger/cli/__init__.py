@@ -14,6 +14,12 @@ from . import ask, work
 
 __all__ = ["main"]
 
+_PANELS = {
+    "Try it, in one process": ("demo", "dev"),
+    "Run it, with RabbitMQ and Redis": ("dispatcher", "worker"),
+    "Use it": ("trigger", "cancel", "schema"),
+    "Look at it": ("workers", "runs", "explain", "match", "doctor"),
+}
 _DISPATCHER_VERBS = ("dispatcher", "workers", "runs", "explain", "match", "doctor")
 
 
@@ -35,7 +41,11 @@ def _end(exc: GangerError, status: int) -> None:
 def _commands() -> typer.Typer:
     app = typer.Typer(
         name="ganger",
-        help="Run every step on the worker best suited to it right now.",
+        help=(
+            "Run every step on the worker best suited to it right now.\n\n"
+            "A setting is taken from its flag, else from the environment (GANGER_*, named beside "
+            "each flag), else it has its default. Exit status: 0 done, 1 failed, 2 wrong use."
+        ),
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,11 +54,20 @@ def _commands() -> typer.Typer:
     app.command()(work.demo)
     app.command()(work.dev)
     app.command()(work.worker)
-    _add_installed(app)
     app.command()(ask.trigger)
     app.command()(ask.cancel)
     app.command()(ask.schema)
+    _add_installed(app)
+    _group(app)
     return app
+
+
+def _group(app: typer.Typer) -> None:
+    for command in app.registered_commands:
+        verb = command.name or getattr(command.callback, "__name__", "")
+        command.rich_help_panel = next(
+            (panel for panel, verbs in _PANELS.items() if verb in verbs), command.rich_help_panel
+        )
 
 
 def _show_version(wanted: bool) -> None:

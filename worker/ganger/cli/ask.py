@@ -23,29 +23,48 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def trigger(
-    workflow: Annotated[str, typer.Argument(help="Its name.")],
+    workflow: Annotated[
+        str,
+        typer.Argument(metavar="WORKFLOW", help="Its name: the class's, in lower case."),
+    ],
     input: Annotated[  # noqa: A002 - the flag is --input
         str, typer.Option("--input", metavar="JSON", help="The run's input, an object.")
     ] = "{}",
     run_id: Annotated[
-        str | None, typer.Option(help="Makes it idempotent: the same id is the same run.")
+        str | None,
+        typer.Option(metavar="ID", help="Triggering the same id again is the same run."),
     ] = None,
-    metadata: Annotated[str, typer.Option(metavar="JSON", help="An object.")] = "{}",
-    priority: Annotated[int, typer.Option(help="1 to 3; 3 goes first.")] = 1,
+    metadata: Annotated[
+        str, typer.Option(metavar="JSON", help="Kept with the run for its steps, an object.")
+    ] = "{}",
+    priority: Annotated[
+        int, typer.Option(metavar="1|2|3", help="Where steps wait, 3 goes first.")
+    ] = 1,
     desired_labels: Annotated[
         str,
-        typer.Option(metavar="JSON", help="Desired worker labels, merged over each step's."),
+        typer.Option(
+            metavar="JSON",
+            help='What its steps desire of workers too, such as {"zone": "fra"}; merged over '
+            "each step's own.",
+        ),
     ] = "{}",
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the run's end.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for its end and print what each step returned.")
+    ] = False,
     timeout: Annotated[
         str | None,
-        typer.Option(help="For all of --wait, such as 90s; a run goes on after it."),
+        typer.Option(metavar="TIME", help="At most, with --wait, such as 90s; the run goes on."),
     ] = None,
-    as_json: AsJson = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the run's id, or with --wait its end, as JSON.")
+    ] = False,
     broker_url: BrokerUrl = None,
     prefix: Prefix = None,
 ) -> None:
-    """Trigger a run; with --wait print what it returned. Exit status 1: it did not succeed."""
+    """Trigger a run of a workflow and print its id; with --wait, what it returned.
+
+    Exit status 1: it failed, was cancelled, or did not end in time.
+    """
     app = _app(broker_url, prefix)
     seconds = None if timeout is None else parse_duration(timeout, "--timeout")
     if seconds is not None and not wait:
@@ -106,7 +125,7 @@ def _too_late(ref: WorkflowRunRef | None, workflow: str, timeout: str | None) ->
 def cancel(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
     reason: Annotated[
-        str, typer.Option(help="Told to whoever waits for the run.")
+        str, typer.Option(metavar="TEXT", help="Told to whoever waits for the run.")
     ] = "cancelled on request",
     as_json: AsJson = False,
     broker_url: BrokerUrl = None,

@@ -9,14 +9,23 @@ import typer
 from ganger_broker.errors import InvalidInput, InvalidLabel
 from ganger_broker.labels import LabelValue, check_key, check_value
 
-__all__ = ["BrokerUrl", "Prefix", "RedisUrl", "read_labels", "read_object"]
+__all__ = ["BrokerUrl", "Prefix", "read_labels", "read_object"]
 
 BrokerUrl = Annotated[
-    str | None, typer.Option("--broker-url", help="RabbitMQ, or memory:// [GANGER_BROKER_URL]")
+    str | None,
+    typer.Option(
+        "--broker-url",
+        metavar="URL",
+        help="RabbitMQ [GANGER_BROKER_URL; default: amqp://guest:guest@127.0.0.1:5672/]",
+    ),
 ]
-RedisUrl = Annotated[str | None, typer.Option("--redis-url", help="Redis [GANGER_REDIS_URL]")]
 Prefix = Annotated[
-    str | None, typer.Option("--prefix", help="First word of queues and keys [GANGER_PREFIX]")
+    str | None,
+    typer.Option(
+        "--prefix",
+        metavar="WORD",
+        help="First word of all queues and keys [GANGER_PREFIX; default: ganger]",
+    ),
 ]
 
 

@@ -26,7 +26,7 @@ from ganger_broker.settings import MEMORY_URL, Settings, flag_name
 
 from .ask import print_json
 from .loading import check_there, load
-from .options import BrokerUrl, Prefix, RedisUrl, read_labels, read_object
+from .options import BrokerUrl, Prefix, read_labels, read_object
 from .waiting import tell_waiting
 
 __all__ = ["demo", "dev", "worker"]
@@ -36,22 +36,35 @@ RELOAD_PATIENCE = 7.0
 """Seconds beyond the grace that a worker has to leave in before it is killed for a reload."""
 
 Target = Annotated[
-    str, typer.Argument(metavar="MODULE:APP", help="A Ganger app, or a Worker; e.g. tasks:app.")
+    str,
+    typer.Argument(
+        metavar="MODULE:APP",
+        help="A Ganger app in a module here or installed: tasks:app is `app` of tasks.py. It may "
+        "name a Worker too.",
+    ),
 ]
 Name = Annotated[
-    str | None, typer.Option(help="Of the worker; its id begins with it. Default: the module's.")
+    str | None,
+    typer.Option(metavar="NAME", help="The worker's id begins with it. Default: the module's."),
 ]
 LabelFlags = Annotated[
     list[str] | None,
     typer.Option(
         "--label",
         metavar="KEY=VALUE",
-        help="A label; may be repeated. memory=512 is a number, 'model=\"512\"' (in quotes, "
-        "which the shell must leave) is the string 512, anything else is a string.",
+        help="A label of the worker; may be repeated. memory=512 is a number, zone=fra a string, "
+        "and 'model=\"512\"' the string 512.",
     ),
 ]
 SlotCount = Annotated[
-    int | None, typer.Option(help=f"Steps it runs at once. Default: {DEFAULT_SLOTS}.")
+    int | None,
+    typer.Option(metavar="N", help=f"Steps it runs at once. Default: {DEFAULT_SLOTS}."),
+]
+
+
+UnusedRedisUrl = Annotated[
+    str | None,
+    typer.Option("--redis-url", hidden=True, help="Taken, so that all verbs take the same flags."),
 ]
 
 
@@ -62,13 +75,21 @@ def worker(
     slots: SlotCount = None,
     grace: Annotated[
         str | None,
-        typer.Option(help="For running steps after SIGTERM, such as 90s [GANGER_DRAIN_GRACE]"),
+        typer.Option(
+            metavar="TIME",
+            help="What running steps are given to end after SIGTERM, such as 90s "
+            "[GANGER_DRAIN_GRACE; default: 30s]",
+        ),
     ] = None,
     broker_url: BrokerUrl = None,
-    redis_url: RedisUrl = None,
+    redis_url: UnusedRedisUrl = None,
     prefix: Prefix = None,
 ) -> None:
-    """Run a worker with all workflows of an app. SIGTERM drains it, a second one forces."""
+    """Run a worker with all workflows of an app, until SIGTERM or Ctrl-C.
+
+    It then takes no more steps and ends when those that run have; a second signal ends it
+    at once, and other workers run its steps again.
+    """
     flags = {"broker_url": broker_url, "redis_url": redis_url, "prefix": prefix}
     Settings.load(flag_name, **flags)
     seconds = None if grace is None else parse_duration(grace, "--grace")
@@ -86,22 +107,47 @@ def dev(
     name: Name = None,
     label: LabelFlags = None,
     slots: SlotCount = None,
-    grace: Annotated[str, typer.Option(help="For running steps at a reload.")] = "2s",
+    grace: Annotated[
+        str,
+        typer.Option(metavar="TIME", help="What running steps are given to end at a reload."),
+    ] = "2s",
     trigger: Annotated[
-        str | None, typer.Option(help="A workflow to run after each start; prints its result.")
+        str | None,
+        typer.Option(
+            metavar="WORKFLOW", help="Run this workflow after each start and print its result."
+        ),
     ] = None,
     input: Annotated[  # noqa: A002 - the flag is --input
-        str, typer.Option("--input", metavar="JSON", help="For --trigger.")
+        str, typer.Option("--input", metavar="JSON", help="The input of --trigger, an object.")
     ] = "{}",
     reload: Annotated[bool, typer.Option(help="Start anew when a file changes.")] = True,
     watch: Annotated[
-        Path, typer.Option(help="What is watched for changes: a folder, or a file.")
+        Path, typer.Option(metavar="PATH", help="Watched for changes: a folder, or a file.")
     ] = Path(),
-    broker_url: BrokerUrl = None,
-    redis_url: RedisUrl = None,
+    broker_url: Annotated[
+        str | None,
+        typer.Option(
+            "--broker-url",
+            metavar="URL",
+            help="Use this RabbitMQ, and --redis-url [GANGER_BROKER_URL; default: memory://]",
+        ),
+    ] = None,
+    redis_url: Annotated[
+        str | None,
+        typer.Option(
+            "--redis-url",
+            metavar="URL",
+            help="Redis, where the broker is not memory:// [GANGER_REDIS_URL; "
+            "default: redis://127.0.0.1:6379/0]",
+        ),
+    ] = None,
     prefix: Prefix = None,
 ) -> None:
-    """Dispatcher and worker in one process, for development; in memory unless told otherwise."""
+    """Dispatcher and worker in one process, in memory; starts anew when a file changes.
+
+    For developing: `ganger dev tasks:app --label memory=512 --trigger caption`. A step that
+    has to wait is logged with the reason.
+    """
     seconds = parse_duration(grace, "--grace")
     values = read_object("--input", input)
     if broker_url is None and "GANGER_BROKER_URL" not in os.environ:
