@@ -130,8 +130,14 @@ def _check(check: Callable[[Any, str], object], given: Any, place: str) -> None:
 
 def _check_definition(workflow: WorkflowDefinition, place: str) -> None:
     names = [step.name for step in workflow.steps]
-    if len(set(names)) < len(names):
+    if len(set(workflow.actions())) < len(workflow.actions()):
         raise MalformedMessage(f"{place}.steps: two steps have the same name")
+    if workflow.on_failure is not None:
+        inside = f"{place}.on_failure"
+        desired = workflow.on_failure.desired_worker_labels
+        _check(parse_desired, desired, f"{inside}.desired_worker_labels")
+        if workflow.on_failure.parents:
+            raise MalformedMessage(f"{inside}.parents: it has none")
     for at, step in enumerate(workflow.steps):
         inside = f"{place}.steps[{at}]"
         _check(parse_desired, step.desired_worker_labels, f"{inside}.desired_worker_labels")

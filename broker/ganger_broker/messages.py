@@ -178,12 +178,22 @@ class StepDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
 
 
 class WorkflowDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A workflow as its workers register it: a named DAG of steps."""
+    """A workflow as its workers register it: a named DAG of steps.
+
+    ``on_failure`` is a step without parents that runs when one of them has failed for good,
+    before the run ends.
+    """
 
     name: Name
     steps: Annotated[list[StepDefinition], Meta(min_length=1, max_length=MAX_STEPS)]
     version: Annotated[str, Meta(max_length=MAX_VERSION)] = ""
     on_events: list[str] = []
+    on_failure: StepDefinition | None = None
+
+    def actions(self) -> list[str]:
+        """The actions of its steps, and of the one for failures."""
+        steps = [*self.steps, *([self.on_failure] if self.on_failure else [])]
+        return [action_of(self.name, step.name) for step in steps]
 
 
 class WorkerEvent(msgspec.Struct, omit_defaults=True):
@@ -287,7 +297,11 @@ Event = (
 
 
 class Assignment(msgspec.Struct, tag="assignment", omit_defaults=True):
-    """This attempt is yours. A worker of another incarnation must not run it."""
+    """This attempt is yours. A worker of another incarnation must not run it.
+
+    ``parents``: what the steps it depends on returned. Of a step for failures: what all that
+    succeeded returned, and in ``errors`` why the others failed.
+    """
 
     attempt: AttemptId
     incarnation: Id
@@ -300,6 +314,7 @@ class Assignment(msgspec.Struct, tag="assignment", omit_defaults=True):
     retry_count: Count = 0
     timeout: Seconds = 60.0
     priority: Priority = 1
+    errors: dict[str, RunError] = {}
 
 
 class CancelAttempt(msgspec.Struct, tag="cancel_attempt", omit_defaults=True):

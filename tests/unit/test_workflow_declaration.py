@@ -260,3 +260,47 @@ def test_the_most_that_can_be_declared_can_be_registered() -> None:
     definition = declared(Most, name="m" * 128, version="v" * 128)
     said = WorkerRegistered("w", "1", name="w", slots=1, workflows=[definition])
     assert decode_events(encode([said]), 10_000) == [said]
+
+
+def test_a_step_for_failures_is_beside_the_others() -> None:
+    class Caption(Base):
+        @app.on_failure_step(retries=2, desired_worker_labels={"mail": "yes"})
+        def oops(self, context: Context) -> None: ...
+
+    definition = declared(Caption)
+    assert [step.name for step in definition.steps] == ["first"]
+    assert (definition.on_failure.name, definition.on_failure.retries) == ("oops", 2)
+    assert set(definition.actions()) == {"caption:first", "caption:oops"} == set(bind(Caption()))
+
+
+def test_there_is_one_step_for_failures_and_it_needs_another() -> None:
+    class Two(Base):
+        @app.on_failure_step()
+        def oops(self, context: Context) -> None: ...
+
+        @app.on_failure_step()
+        def again(self, context: Context) -> None: ...
+
+    class Same(Base):
+        @app.on_failure_step(name="first")
+        def oops(self, context: Context) -> None: ...
+
+    class Parent:
+        @app.on_failure_step()
+        def oops(self, context: Context) -> None: ...
+
+        @app.step(parents=["oops"])
+        def after(self, context: Context) -> None: ...
+
+    class Alone:
+        @app.on_failure_step()
+        def oops(self, context: Context) -> None: ...
+
+    for cls, said in [
+        (Two, "has more than one on_failure_step: 'oops' and 'again'"),
+        (Same, "has two steps named 'first'"),
+        (Parent, "there is no step 'oops'"),
+        (Alone, "has no steps"),
+    ]:
+        with pytest.raises(InvalidWorkflow, match=said):
+            declared(cls)

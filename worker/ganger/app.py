@@ -117,6 +117,36 @@ class Ganger:
             parents=parents,
         )
 
+    def on_failure_step(
+        self,
+        name: str | None = None,
+        *,
+        timeout: Duration = DEFAULT_TIMEOUT,
+        retries: int = 0,
+        backoff_factor: float | None = None,
+        backoff_max_seconds: float = DEFAULT_BACKOFF_MAX,
+        jitter: float = DEFAULT_JITTER,
+        schedule_timeout: Duration | None = None,
+        desired_worker_labels: Mapping[str, Any] | None = None,
+    ) -> Callable[[F], F]:
+        """Make a method the step that runs when another has failed for good, before the run
+        ends: to tell somebody, or to clean up. ``context.step_run_errors()`` says what failed.
+
+        It is placed like any other step. However it ends, the run has failed; it does not run
+        for a run that is cancelled. Options and errors are those of ``step``.
+        """
+        return declare_step(
+            name,
+            timeout=timeout,
+            retries=retries,
+            backoff_factor=backoff_factor,
+            backoff_max_seconds=backoff_max_seconds,
+            jitter=jitter,
+            schedule_timeout=schedule_timeout,
+            desired_worker_labels=desired_worker_labels,
+            on_failure=True,
+        )
+
     def worker(
         self,
         name: str,

@@ -132,7 +132,7 @@ def _output(ref: WorkflowRunRef, result: RunResult) -> dict[str, Any]:
         raise kind(text, result)
     where = f" in step {error.step}" if error.step else ""
     attempt = f" (attempt {error.attempt})" if error.attempt else ""
-    what = f"{error.type}: {error.message}" if error.type else error.message
+    what = ": ".join(part for part in (error.type, error.message) if part)
     raised = kind(f"{text}{where}{attempt}: {what} [{error.reason.value}]", result)
     if error.traceback:
         raised.add_note(error.traceback)

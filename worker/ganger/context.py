@@ -11,7 +11,7 @@ import structlog
 from ganger_broker.durations import Duration, parse_duration
 from ganger_broker.errors import GangerError, InvalidInput
 from ganger_broker.labels import LabelValue
-from ganger_broker.messages import MAX_SECONDS, Assignment, AttemptId
+from ganger_broker.messages import MAX_SECONDS, Assignment, AttemptId, RunError
 
 from .live_labels import LiveLabels
 from .workflow import step_name_of
@@ -117,6 +117,13 @@ class Context:
                 f"its parents: {known}"
             )
         return parents[name]
+
+    def step_run_errors(self) -> dict[str, RunError]:
+        """In an ``on_failure_step``: why each step that failed did, by its name.
+
+        A ``RunError`` has ``reason``, ``message``, ``type``, ``traceback`` and ``attempt``.
+        """
+        return dict(self._assignment.errors)
 
     def workflow_run_id(self) -> str:
         """The id of the run."""

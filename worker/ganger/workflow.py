@@ -50,6 +50,7 @@ class _Step:
     """What ``step(...)`` leaves on a method; its workflow may fill in what is None."""
 
     name: str
+    on_failure: bool
     parents: tuple[str, ...]
     timeout: float
     schedule_timeout: float | None
@@ -86,10 +87,11 @@ def declare_step(
     jitter: float,
     schedule_timeout: Duration | None,
     desired_worker_labels: Mapping[str, Any] | None,
-    parents: Iterable[str | Callable[..., Any]],
+    parents: Iterable[str | Callable[..., Any]] = (),
+    on_failure: bool = False,
 ) -> Callable[[F], F]:
     """The decorator that makes a method a step; see ``Ganger.step``."""
-    _check_parentheses(name, "step")
+    _check_parentheses(name, "on_failure_step" if on_failure else "step")
 
     def decorate(function: F) -> F:
         if not inspect.isfunction(function):
@@ -100,6 +102,7 @@ def declare_step(
         _check_function(function, place)
         step = _Step(
             given,
+            on_failure,
             _parents(parents, place),
             _seconds(timeout, f"{place}: timeout"),
             None
@@ -144,12 +147,16 @@ def declare_workflow(
             )
         default = _seconds(schedule_timeout, f"{place}: schedule_timeout")
         steps = _steps_of(cls, place)
-        _check_dag([step for _, step in steps], place)
+        own = [step for _, step in steps if not step.on_failure]
+        if not own:
+            raise InvalidWorkflow(f"{place}: has no steps; decorate a method with @app.step()")
+        _check_dag(own, place)
         definition = WorkflowDefinition(
             given,
-            [_definition(step, default) for _, step in steps],
+            [_definition(step, default) for step in own],
             version,
             list(on_events),
+            _on_failure([step for _, step in steps], default, place),
         )
         methods = {step.name: method for method, step in steps}
         setattr(cls, _WORKFLOW, Declaration(definition, methods))
@@ -214,8 +221,6 @@ def _steps_of(cls: type, place: str) -> list[tuple[str, _Step]]:
                 found[method] = step
             else:
                 found.pop(method, None)  # overridden by something that is no step
-    if not found:
-        raise InvalidWorkflow(f"{place}: has no steps; decorate a method with @app.step()")
     if len(found) > MAX_STEPS:
         raise InvalidWorkflow(f"{place}: has {len(found)} steps, at most {MAX_STEPS} are taken")
     return list(found.items())
@@ -238,6 +243,19 @@ def _check_dag(steps: Sequence[_Step], place: str) -> None:
     except CycleError as exc:
         cycle = " → ".join(exc.args[1])
         raise InvalidWorkflow(f"{place}: the parents make a cycle: {cycle}") from exc
+
+
+def _on_failure(
+    steps: Sequence[_Step], schedule_timeout: float, place: str
+) -> StepDefinition | None:
+    found = [step for step in steps if step.on_failure]
+    if len(found) > 1:
+        names = " and ".join(repr(step.name) for step in found)
+        raise InvalidWorkflow(f"{place}: has more than one on_failure_step: {names}")
+    for step in found:
+        if any(step.name == other.name for other in steps if other is not step):
+            raise InvalidWorkflow(f"{place}: has two steps named {step.name!r}")
+    return _definition(found[0], schedule_timeout) if found else None
 
 
 def _definition(step: _Step, schedule_timeout: float) -> StepDefinition:

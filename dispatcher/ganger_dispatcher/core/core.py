@@ -24,8 +24,9 @@ from .facts import (
     TriggerReceived,
 )
 from .records import Run, Snapshot, WorkerState, step_run_id
-from .state import Policy, State, Workflow
+from .state import Policy, State
 from .states import StepStatus
+from .workflow import Workflow
 
 __all__ = ["Core", "Fact"]
 
@@ -173,9 +174,7 @@ class Core:
             name: Workflow(definition) for name, definition in snapshot.definitions.items()
         }
         for run_id, header, step_runs in snapshot.runs:
-            workflow = began_with[header.definition]
-            requirements = workflow.requirements_over(header.desired_worker_labels)
-            run = Run(run_id, header, workflow.steps, requirements, step_runs)
+            run = Run(run_id, header, began_with[header.definition], step_runs)
             state.runs[run_id] = run
             for name, step in step_runs.items():
                 if step.status is StepStatus.PENDING:

@@ -99,6 +99,10 @@ def _assign(state: State, run: Run, name: str, worker: Worker) -> None:
 
 def assignment(run: Run, name: str, worker: Worker) -> Assignment:
     step, definition, header = run.steps[name], run.definitions[name], run.header
+    parents, errors = definition.parents, {}
+    if definition is run.workflow.on_failure:
+        parents = [n for n, s in run.steps.items() if s.status is StepStatus.SUCCEEDED]
+        errors = {n: s.error for n, s in run.steps.items() if s.status is StepStatus.FAILED}
     return Assignment(
         attempt=attempt_id(run.id, name, step.attempt),
         incarnation=worker.incarnation,
@@ -106,11 +110,12 @@ def assignment(run: Run, name: str, worker: Worker) -> Assignment:
         workflow=header.workflow,
         step=name,
         input=header.input,
-        parents={parent: run.steps[parent].output for parent in definition.parents},
+        parents={parent: run.steps[parent].output for parent in parents},
         metadata=header.metadata,
         retry_count=step.failures,
         timeout=definition.timeout,
         priority=header.priority,
+        errors={n: error for n, error in errors.items() if error is not None},
     )
 
 

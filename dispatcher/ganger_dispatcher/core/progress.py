@@ -10,7 +10,7 @@ from .records import Run, StepRun, attempt_id, step_run_id
 from .state import State
 from .states import TERMINAL, Change, StepStatus, after
 
-__all__ = ["cancel_run", "end_step", "schedule_timed_out", "start_ready", "tell_to_stop"]
+__all__ = ["cancel_run", "end_step", "schedule_timed_out", "start_ready", "tell_to_stop", "waiting"]
 
 
 def start_ready(state: State, run: Run) -> None:
@@ -23,6 +23,13 @@ def start_ready(state: State, run: Run) -> None:
             elif any(status in (StepStatus.FAILED, StepStatus.CANCELLED) for status in parents):
                 error = RunError(FailureReason.CANCELLED, "a parent did not succeed", step=name)
                 end_step(state, run, name, Change.CANCEL, error=error)
+
+
+def waiting(run: Run, name: str) -> StepRun:
+    """A step run that has not begun."""
+    own = run.definitions[name].desired_worker_labels
+    desired = {**own, **run.header.desired_worker_labels}
+    return StepRun(StepStatus.WAITING, desired_worker_labels=desired)
 
 
 def end_step(
@@ -55,6 +62,11 @@ def end_step(
     _end_run(state, run)
 
 
+def _is_on_failure(run: Run, name: str) -> bool:
+    on_failure = run.workflow.on_failure
+    return on_failure is not None and on_failure.name == name
+
+
 def _cause(run: Run, unhappy: list[StepRun]) -> RunError | None:
     """The error of a step that none of its parents is to blame for."""
     for name, step in run.steps.items():
@@ -77,8 +89,13 @@ def _end_run(state: State, run: Run) -> None:
     steps = run.steps
     if run.id not in state.runs or any(s.status not in TERMINAL for s in steps.values()):
         return
-    unhappy = [step for step in steps.values() if step.status is not StepStatus.SUCCEEDED]
+    own = [step for name, step in steps.items() if not _is_on_failure(run, name)]
+    unhappy = [step for step in own if step.status is not StepStatus.SUCCEEDED]
     failed = [step for step in unhappy if step.status is StepStatus.FAILED]
+    on_failure = run.workflow.on_failure
+    if failed and on_failure is not None and on_failure.name not in steps:
+        make_pending(state, run, on_failure.name, waiting(run, on_failure.name))
+        return
     status = RunStatus.FAILED if failed else RunStatus.CANCELLED if unhappy else RunStatus.SUCCEEDED
     run.header = replace(
         run.header,

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ganger_broker.labels import LabelValue, Requirement
+from ganger_broker.labels import LabelValue
 from ganger_broker.messages import (
     AttemptId,
     RunError,
@@ -21,6 +21,7 @@ from ganger_broker.messages import (
 )
 
 from .states import StepStatus
+from .workflow import Workflow
 
 __all__ = [
     "Held",
@@ -114,21 +115,25 @@ class RunHeader(msgspec.Struct, frozen=True):
 class Run:
     """A run that has not ended."""
 
-    __slots__ = ("definitions", "header", "id", "requirements", "steps")
+    __slots__ = ("header", "id", "requirements", "steps", "workflow")
 
     def __init__(
         self,
         id: str,  # noqa: A002 -- the word of the contract
         header: RunHeader,
-        definitions: dict[str, StepDefinition],
-        requirements: dict[str, Requirement],
+        workflow: Workflow,
         steps: dict[str, StepRun],
     ) -> None:
         self.id = id
         self.header = header
-        self.definitions = definitions
-        self.requirements = requirements
+        self.workflow = workflow
+        self.requirements = workflow.requirements_over(header.desired_worker_labels)
         self.steps = steps
+
+    @property
+    def definitions(self) -> dict[str, StepDefinition]:
+        """The steps by name, as the run began with them."""
+        return self.workflow.steps
 
     def result(self) -> RunResult:
         """What its trigger is answered when it has ended."""

@@ -2,18 +2,17 @@
 
 from collections.abc import Iterable
 from heapq import heappop, heappush
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ganger_broker.labels import Condition, Requirement, merge_desired, parse_desired
-from ganger_broker.messages import RunResult, StepDefinition, WorkflowDefinition, action_of
+from ganger_broker.messages import RunResult
 from ganger_dispatcher.placement import Placement
 
-from .digest import digest
 from .effects import Effect
 from .records import Held, Run, Worker
 from .versions import Versions
+from .workflow import Workflow
 
-__all__ = ["Policy", "State", "Timer", "Workflow"]
+__all__ = ["Policy", "State", "Timer"]
 
 _PULSES = 10
 """Wake-ups within a worker's time-out, at least: a stall of the dispatcher shows as one late
@@ -41,41 +40,6 @@ class Timer(NamedTuple):
     due: int
     kind: str
     name: str
-
-
-class Workflow:
-    """A registered workflow, with its desired labels parsed once."""
-
-    __slots__ = ("definition", "desired", "digest", "requirements", "steps")
-
-    def __init__(self, definition: WorkflowDefinition) -> None:
-        self.definition = definition
-        self.digest = digest(definition)
-        self.steps: dict[str, StepDefinition] = {step.name: step for step in definition.steps}
-        self.desired = {
-            name: parse_desired(step.desired_worker_labels) for name, step in self.steps.items()
-        }
-        self.requirements = {
-            name: _requirement(definition.name, name, desired.values())
-            for name, desired in self.desired.items()
-        }
-
-    def requirements_over(self, desired: dict[str, Any]) -> dict[str, Requirement]:
-        """Each step's requirement, a trigger's desired labels merged over by key."""
-        if not desired:
-            return self.requirements
-        over = parse_desired(desired)
-        return {
-            name: _requirement(
-                self.definition.name, name, merge_desired(self.desired[name], over).values()
-            )
-            for name in self.steps
-        }
-
-
-def _requirement(workflow: str, step: str, groups: Iterable[tuple[Condition, ...]]) -> Requirement:
-    conditions = [condition for group in groups for condition in group]
-    return Requirement.of(action_of(workflow, step), conditions)
 
 
 class State:

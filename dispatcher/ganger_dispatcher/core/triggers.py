@@ -14,10 +14,11 @@ from ganger_broker.messages import (
 
 from .effects import Bury, Count, EndRun, Hold, Note, Reply, StoreRun, StoreStep, Tell, Unhold
 from .facts import CancelRequested, MessageRefused, TriggerReceived
-from .progress import cancel_run, start_ready
-from .records import Held, ReplyAddress, Run, RunHeader, StepRun
-from .state import State, Workflow
+from .progress import cancel_run, start_ready, waiting
+from .records import Held, ReplyAddress, Run, RunHeader
+from .state import State
 from .states import StepStatus
+from .workflow import Workflow
 
 __all__ = ["cancel_requested", "hold_is_over", "received", "refused", "workflow_registered"]
 
@@ -78,14 +79,9 @@ def _begin(
         created_at=state.now,
         reply=reply,
     )
-    over = trigger.desired_worker_labels
-    steps = {
-        name: StepRun(
-            StepStatus.WAITING, desired_worker_labels={**step.desired_worker_labels, **over}
-        )
-        for name, step in workflow.steps.items()
-    }
-    run = Run(run_id, header, workflow.steps, workflow.requirements_over(over), steps)
+    run = Run(run_id, header, workflow, {})
+    for definition in workflow.definition.steps:
+        run.steps[definition.name] = waiting(run, definition.name)
     state.runs[run_id] = run
     state.emit(StoreRun(run_id, header), Count("runs_created"))
     start_ready(state, run)

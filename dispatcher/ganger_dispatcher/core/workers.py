@@ -13,7 +13,6 @@ from ganger_broker.messages import (
     WorkerDraining,
     WorkerLeft,
     WorkerRegistered,
-    action_of,
 )
 
 from .attempts import attempt_lost, attempt_returned, is_current, is_started
@@ -32,9 +31,10 @@ from .effects import (
 from .facts import AssignmentReturned
 from .placing import match, release
 from .records import Worker, WorkerState
-from .state import State, Workflow
+from .state import State
 from .triggers import workflow_registered
 from .versions import versions_of
+from .workflow import Workflow
 
 __all__ = [
     "draining",
@@ -142,9 +142,7 @@ def _renewed(state: State, worker: Worker, event: WorkerRegistered) -> Worker:
 
 
 def _actions(event: WorkerRegistered) -> list[str]:
-    return sorted(
-        action_of(flow.name, step.name) for flow in event.workflows for step in flow.steps
-    )
+    return sorted(action for flow in event.workflows for action in flow.actions())
 
 
 def _register_workflows(state: State, event: WorkerRegistered) -> list[str]:

@@ -70,6 +70,7 @@ FLOWS = {
                 StepDefinition("b", parents=["a"], desired_worker_labels=GPU),
                 StepDefinition("c", parents=["a"], retries=1, timeout=6),
             ],
+            on_failure=StepDefinition("oops", retries=1),
         )
     ],
 }

@@ -1,0 +1,51 @@
+"""A workflow's definition, as the core works with it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from ganger_broker.labels import Condition, Requirement, merge_desired, parse_desired
+from ganger_broker.messages import StepDefinition, WorkflowDefinition, action_of
+
+from .digest import digest
+
+__all__ = ["Workflow"]
+
+
+class Workflow:
+    """A registered workflow, with its desired labels parsed once.
+
+    ``steps``: all of them by name, the one for failures too.
+    """
+
+    __slots__ = ("definition", "desired", "digest", "on_failure", "requirements", "steps")
+
+    def __init__(self, definition: WorkflowDefinition) -> None:
+        self.definition = definition
+        self.digest = digest(definition)
+        self.on_failure = definition.on_failure
+        every = [*definition.steps, *([self.on_failure] if self.on_failure else [])]
+        self.steps: dict[str, StepDefinition] = {step.name: step for step in every}
+        self.desired = {
+            name: parse_desired(step.desired_worker_labels) for name, step in self.steps.items()
+        }
+        self.requirements = {
+            name: _requirement(definition.name, name, desired.values())
+            for name, desired in self.desired.items()
+        }
+
+    def requirements_over(self, desired: dict[str, Any]) -> dict[str, Requirement]:
+        """Each step's requirement, a trigger's desired labels merged over by key."""
+        if not desired:
+            return self.requirements
+        over = parse_desired(desired)
+        return {
+            name: _requirement(
+                self.definition.name, name, merge_desired(self.desired[name], over).values()
+            )
+            for name in self.steps
+        }
+
+
+def _requirement(workflow: str, step: str, groups: Iterable[tuple[Condition, ...]]) -> Requirement:
+    conditions = [condition for group in groups for condition in group]
+    return Requirement.of(action_of(workflow, step), conditions)

@@ -1,0 +1,133 @@
+"""The step of a workflow that runs when another has failed for good."""
+
+from typing import Any
+
+from ganger_broker.messages import (
+    Assignment,
+    FailureReason,
+    Outcome,
+    RunError,
+    StepDefinition,
+    WorkflowDefinition,
+)
+from ganger_dispatcher.core.effects import Assign
+
+from .world import World, assigned, of, replies
+
+FAILED = Outcome.FAILED
+BOOM = RunError(FailureReason.STEP_FAILED, "boom", type="ValueError")
+
+
+def flow(**oops: Any) -> WorkflowDefinition:
+    """``a`` → ``b`` and, beside them, ``c``."""
+    steps = [StepDefinition("a"), StepDefinition("b", parents=["a"]), StepDefinition("c")]
+    return WorkflowDefinition("w", steps, on_failure=StepDefinition("oops", **oops))
+
+
+def failing(slots: int = 4, **oops: Any) -> World:
+    """``a`` has succeeded and ``b`` has failed; ``c`` runs."""
+    world = World()
+    world.join("a", workflows=[flow(**oops)], slots=slots)
+    world.trigger(reply="q", metadata={"by": "me"}, priority=2)
+    world.finish("r/a/1", output=7)
+    world.finish("r/b/1", outcome=FAILED, error=BOOM)
+    return world
+
+
+def sent(world: World, attempt: str) -> Assignment:
+    """The failure step's assignment, which came when the last other step ended."""
+    [assignment] = [
+        effect.assignment
+        for effect in of(world.finish("r/c/1", output=9), Assign)
+        if effect.assignment.attempt == attempt
+    ]
+    return assignment
+
+
+def test_it_runs_when_all_others_have_ended_and_knows_what_failed() -> None:
+    world = failing()
+    assert "oops" not in world.stored.steps["r"]
+    assignment = sent(world, "r/oops/1")
+    assert assignment.parents == {"a": 7, "c": 9}
+    assert list(assignment.errors) == ["b"]
+    error = assignment.errors["b"]
+    assert (error.message, error.type, error.attempt) == ("boom", "ValueError", "r/b/1")
+    assert (assignment.metadata, assignment.priority) == ({"by": "me"}, 2)
+    assert world.status() == "running"
+
+
+def test_the_run_has_failed_with_the_first_error_however_it_ends() -> None:
+    for outcome in (Outcome.SUCCEEDED, FAILED):
+        world = failing()
+        sent(world, "r/oops/1")
+        effects = world.finish("r/oops/1", outcome=outcome, output="told", error=None)
+        assert replies(effects) == [("q", "failed", "STEP_FAILED")]
+        error = world.stored.headers["r"].error
+        assert error is not None
+        assert error.step == "b"
+        output = world.stored.headers["r"].output
+        assert output == {"a": 7, "c": 9, **({"oops": "told"} if outcome != FAILED else {})}
+
+
+def test_it_does_not_run_for_a_run_that_succeeds() -> None:
+    world = World()
+    world.join("a", workflows=[flow()], slots=4)
+    world.trigger(reply="q")
+    for step in ("a", "b"):
+        world.finish(f"r/{step}/1")
+    effects = world.finish("r/c/1")
+    assert assigned(effects) == []
+    assert replies(effects) == [("q", "succeeded", None)]
+
+
+def test_it_does_not_run_for_a_run_that_is_cancelled() -> None:
+    world = World()
+    world.join("a", workflows=[flow()], slots=4)
+    world.trigger(reply="q")
+    effects = world.cancel()
+    assert assigned(effects) == []
+    assert replies(effects) == [("q", "cancelled", "CANCELLED")]
+
+
+def test_it_is_placed_by_its_own_labels_and_those_of_the_trigger() -> None:
+    world = World()
+    definition = flow(desired_worker_labels={"mail": "yes"})
+    world.join("a", {"zone": "eu"}, workflows=[definition], slots=4)
+    world.join("b", {"zone": "us", "mail": "yes"}, workflows=[definition], slots=4)
+    world.trigger(desired_worker_labels={"zone": "eu"})
+    world.finish("r/a/1", outcome=FAILED, error=BOOM)
+    assert assigned(world.finish("r/c/1")) == []
+    assert world.step("r", "oops").status == "pending"
+    assert assigned(world.label(1, {"mail": "yes"})) == [("r/oops/1", "a")]
+
+
+def test_it_is_tried_again_and_survives_a_lost_worker_and_a_take_over() -> None:
+    world = failing(retries=1)
+    sent(world, "r/oops/1")
+    assert assigned(world.finish("r/oops/1", outcome=FAILED)) == [("r/oops/2", "a")]
+    world.take_over()
+    world.join("b", workflows=[flow(retries=1)])
+    effects = world.leave("a")
+    assert assigned(effects) == [("r/oops/3", "b")]
+    assert list(of(effects, Assign)[0].assignment.errors) == ["b"]
+    assert replies(world.finish("r/oops/3", "b")) == [("q", "failed", "STEP_FAILED")]
+
+
+def test_cancelling_while_it_runs_ends_the_run_as_failed() -> None:
+    world = failing()
+    sent(world, "r/oops/1")
+    assert replies(world.cancel()) == [("q", "failed", "STEP_FAILED")]
+
+
+def test_a_step_that_loses_its_workers_has_failed_too() -> None:
+    world = World()
+    world.join("a", workflows=[flow()], slots=4)
+    world.trigger()
+    world.finish("r/c/1")
+    for number in range(6):
+        world.wait(11)  # silent: lost
+        if number < 5:
+            world.join("a", workflows=[flow()], slots=4, incarnation=f"{number + 2}")
+    world.join("a", workflows=[flow()], slots=4, incarnation="9")
+    assert world.step("r", "a").status == "failed"
+    assert world.held_by("a") == ["r/oops/1"]
