@@ -30,12 +30,15 @@ from ganger_broker.messages import (
     Heartbeat,
     LabelsChanged,
     Outcome,
+    Refused,
     RegisterAgain,
     RunError,
     RunResult,
     RunStatus,
     StepDefinition,
     StepFinished,
+    StepRefreshed,
+    StepReleased,
     StepStarted,
     ToWorker,
     Trigger,
@@ -82,15 +85,20 @@ def test_a_cancellation_and_a_result(kind: str) -> None:
 
 
 def test_events_keep_their_order() -> None:
+    second = StepDefinition(
+        "b", ["a"], 1.5, 30, 2, backoff_factor=1.5, desired_worker_labels={"m": 1}
+    )
     definition = WorkflowDefinition(
-        "w", [StepDefinition("a"), StepDefinition("b", ["a"], 1.5, 30, 2, {"m": 1})], "v1", ["x:y"]
+        "w", [StepDefinition("a"), second], "v1", ["x:y"], on_failure=StepDefinition("oops")
     )
     events: list[Event] = [
         WorkerRegistered("w-1", "i", "name", 4, {"m": "x", "n": 1.5}, 3, [definition], ["r/s/1"]),
         LabelsChanged("w-1", "i", 4, {"m": "y"}, ["n"]),
         Heartbeat("w-1", "i", ["r/s/1"]),
         StepStarted("w-1", "i", "r/s/1", 5),
+        StepRefreshed("w-1", "i", "r/s/1", 2.5),
         StepFinished("w-1", "i", "r/s/1", Outcome.SUCCEEDED, {"x": 1}),
+        StepReleased("w-1", "i", "r/s/1"),
         WorkerDraining("w-1", "i"),
         WorkerLeft("w-1", "i"),
     ]
@@ -104,6 +112,7 @@ def test_events_keep_their_order() -> None:
         Assignment("r/s/1", "i", "r", "w", "s", {"n": 1}, {"a": 2}, {"m": 3}, 1, 2.5, 3),
         CancelAttempt("r/s/1", "enough"),
         RegisterAgain(),
+        Refused("another has it", for_good=True),
     ],
 )
 def test_words_to_a_worker(message: ToWorker) -> None:
