@@ -98,11 +98,12 @@ class Requirement(msgspec.Struct, frozen=True):
 
     Equal requirements are equal values, whatever order their conditions were written
     in; the requirement itself is the *signature* that pending steps and the placement
-    index are kept by.
+    index are kept by. With ``worker`` only that one is eligible: a sticky step is pinned to it.
     """
 
     action: str
     conditions: tuple[Condition, ...]
+    worker: str | None = None
 
     @classmethod
     def of(cls, action: str, conditions: Iterable[Condition]) -> "Requirement":

@@ -4,7 +4,8 @@ When a worker changes, only the signatures it may now satisfy are looked at. Eac
 signature with pending steps waits under one *guard*, a required condition that a
 worker must meet before anything else of the signature counts: an exact value, found
 by hashing; else a numeric bound, found by bisection; else none. 100,000 signatures
-that want ``customer = …`` cost a worker without that label nothing.
+that want ``customer = …`` cost a worker without that label nothing. Steps pinned to a
+worker are found by its id.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -105,11 +106,15 @@ class _Guards:
     def __init__(self) -> None:
         self.none: dict[Requirement, None] = {}
         self.by_key: dict[str, _KeyGuards] = {}
+        self.by_worker: dict[str, dict[Requirement, None]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self.none or self.by_key)
+        return bool(self.none or self.by_key or self.by_worker)
 
     def add(self, requirement: Requirement) -> None:
+        if requirement.worker is not None:
+            self.by_worker.setdefault(requirement.worker, {})[requirement] = None
+            return
         guard = _guard(requirement)
         if guard is None:
             self.none[requirement] = None
@@ -117,6 +122,12 @@ class _Guards:
             self.by_key.setdefault(guard.key, _KeyGuards()).add(guard, requirement)
 
     def remove(self, requirement: Requirement) -> None:
+        if requirement.worker is not None:
+            pinned = self.by_worker[requirement.worker]
+            del pinned[requirement]
+            if not pinned:
+                del self.by_worker[requirement.worker]
+            return
         guard = _guard(requirement)
         if guard is None:
             del self.none[requirement]
@@ -126,9 +137,9 @@ class _Guards:
         if not guards:
             del self.by_key[guard.key]
 
-    def open_to(self, labels: Mapping[str, LabelValue]) -> list[Requirement]:
-        """The signatures whose guard these labels meet (or nearly: a bound counts as met)."""
-        found = list(self.none)
+    def open_to(self, labels: Mapping[str, LabelValue], worker: str) -> list[Requirement]:
+        """The signatures whose guard this worker meets (or nearly: a bound counts as met)."""
+        found = [*self.none, *self.by_worker.get(worker, ())]
         by_key = self.by_key
         # whichever is shorter: guards are on few keys, or a worker has few labels
         keys = by_key if len(by_key) < len(labels) else labels
@@ -205,14 +216,25 @@ class Backlog:
         self._queues[requirement] = live
 
     def open_to(
-        self, actions: frozenset[str], labels: Mapping[str, LabelValue]
+        self, actions: frozenset[str], labels: Mapping[str, LabelValue], worker: str
     ) -> list[Requirement]:
-        """Signatures with pending steps that a worker of these actions and labels may satisfy."""
+        """Signatures with pending steps that this worker, its actions and labels may satisfy."""
         found: list[Requirement] = []
         for action, guards in self._guards.items():
             if action in actions:
-                found += guards.open_to(labels)
+                found += guards.open_to(labels, worker)
         return found
+
+    def pinned_to(self, worker: str) -> list[str]:
+        """The pending steps that only this worker may take, in their turn."""
+        turns = [
+            turn
+            for guards in self._guards.values()
+            for requirement in guards.by_worker.get(worker, ())
+            for turn in self._queues[requirement]
+            if self._turn_of.get(turn.step_run) is turn
+        ]
+        return [turn.step_run for turn in sorted(turns)]
 
     def first(self, requirement: Requirement) -> PendingStep:
         """The step of this signature whose turn it is."""

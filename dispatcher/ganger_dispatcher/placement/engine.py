@@ -111,8 +111,16 @@ class Placement:
 
     # ── asking ────────────────────────────────────────────────────────────────────────
 
-    def choose(self, requirement: Requirement) -> str | None:
-        """The best-ranked eligible worker with a free slot, or None."""
+    def choose(self, requirement: Requirement, prefer: str | None = None) -> str | None:
+        """The best-ranked eligible worker with a free slot, or None.
+
+        ``prefer``: this worker, if it is eligible and free, whatever its rank.
+        """
+        first = requirement.worker or prefer
+        if first is not None and self._can_take(first, requirement):
+            return first
+        if requirement.worker is not None:
+            return None  # and a signature of its own: not for the index
         self._asked += 1
         if requirement in self.index or self._activate(requirement):
             self._last_asked[requirement] = self._asked
@@ -122,6 +130,12 @@ class Placement:
             if len(self.fleet.column_keys) > MOST_COLUMNS:
                 self.forget_unused()
         return None if row is None else self.fleet.ids[row]
+
+    def _can_take(self, worker: str, requirement: Requirement) -> bool:
+        row = self.fleet.row_of.get(worker)
+        if row is None or self.fleet.key[row] == NOT_FREE:
+            return False
+        return self._score(row, requirement) != INELIGIBLE
 
     def scan(self, requirement: Requirement) -> int | None:
         """What ``index.best`` finds, by one vectorised pass over all workers."""
@@ -144,7 +158,8 @@ class Placement:
         if self._nothing_for[row] == self.backlog.version:
             return None
         best: PendingStep | None = None
-        for requirement in self.backlog.open_to(self.fleet.actions(row), self.fleet.labels[row]):
+        actions, labels = self.fleet.actions(row), self.fleet.labels[row]
+        for requirement in self.backlog.open_to(actions, labels, worker):
             first = self.backlog.first(requirement)
             if (best is None or first < best) and self._score(row, requirement) != INELIGIBLE:
                 best = first

@@ -243,13 +243,20 @@ class Fleet:
         """One worker's score (see ``placement.scorer``)."""
         if requirement.action not in self.actions(row):
             return INELIGIBLE
+        if requirement.worker not in (None, self.ids[row]):
+            return INELIGIBLE
         return score_worker(requirement.conditions, self.labels[row])
 
     def scores(self, requirement: Requirement) -> npt.NDArray[np.int64]:
         """The scores of all rows, in one vectorised pass."""
-        return score_column(
-            requirement.conditions, self.column, self.registered(requirement.action)
-        )
+        registered = self.registered(requirement.action)
+        if requirement.worker is not None:
+            only = np.zeros_like(registered)
+            row = self.row_of.get(requirement.worker)
+            if row is not None:
+                only[row] = registered[row]
+            registered = only
+        return score_column(requirement.conditions, self.column, registered)
 
     def registered(self, action: str) -> npt.NDArray[np.bool_]:
         """Which rows have registered the action."""

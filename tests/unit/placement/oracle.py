@@ -74,6 +74,7 @@ def eligible(worker: OracleWorker, requirement: Requirement) -> bool:
     return (
         worker.is_open
         and requirement.action in worker.actions
+        and requirement.worker in (None, worker.id)
         and all(meets(worker.labels, c) for c in requirement.conditions if c.required)
     )
 
@@ -93,8 +94,10 @@ class Oracle:
     arrivals: count = field(default_factory=lambda: count(1))
     sequence: count = field(default_factory=lambda: count(1))
 
-    def choose(self, requirement: Requirement) -> str | None:
+    def choose(self, requirement: Requirement, prefer: str | None = None) -> str | None:
         able = [w for w in self.workers.values() if eligible(w, requirement) and w.used < w.slots]
+        if any(w.id == prefer for w in able):
+            return prefer
         return min(able, key=lambda w: rank(w, requirement)).id if able else None
 
     def next_for(self, worker_id: str) -> str | None:

@@ -1,5 +1,6 @@
 """The engine places every step where the oracle does, whatever happens in between."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,11 +95,14 @@ class Both:
             self.engine.release(name)
             self.match(name)
 
-    def place(self, requirement: Requirement, priority: int, since: int) -> None:
-        expected = self.oracle.choose(requirement)
+    def place(
+        self, requirement: Requirement, priority: int, since: int, prefer: str | None = None
+    ) -> None:
         row = self.engine.scan(requirement)
-        assert (None if row is None else self.engine.fleet.ids[row]) == expected
-        assert self.engine.choose(requirement) == expected
+        found = None if row is None else self.engine.fleet.ids[row]
+        assert found == self.oracle.choose(requirement)
+        expected = self.oracle.choose(requirement, prefer)
+        assert self.engine.choose(requirement, prefer) == expected
         if expected is not None:
             self.take(expected)
             return
@@ -167,6 +171,7 @@ def test_engine_places_where_the_oracle_does(data: st.DataObject) -> None:
         )
     steps = st.sampled_from(
         ["place"] * 5
+        + ["stick"] * 2
         + ["release"] * 3
         + ["change"] * 3
         + ["join", "leave", "close", "open", "drop", "index", "forget"]
@@ -174,11 +179,16 @@ def test_engine_places_where_the_oracle_does(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 25))):
         step = data.draw(steps)
         names = sorted(both.oracle.workers)
-        if step == "place":
+        if step in ("place", "stick"):
+            requirement, prefer = data.draw(st.sampled_from(wanted)), None
+            if step == "stick":
+                who = data.draw(st.sampled_from([*names, "gone"]))
+                if data.draw(st.booleans()):
+                    requirement = msgspec.structs.replace(requirement, worker=who)
+                else:
+                    prefer = who
             both.place(
-                data.draw(st.sampled_from(wanted)),
-                data.draw(st.integers(1, 3)),
-                data.draw(st.integers(0, 2)),
+                requirement, data.draw(st.integers(1, 3)), data.draw(st.integers(0, 2)), prefer
             )
         elif step == "release":
             both.release(data.draw(st.integers(0, 9)))
