@@ -37,6 +37,8 @@ __all__ = [
     "StepRefreshed",
     "StepReleased",
     "StepStarted",
+    "StickyOnLoss",
+    "StickyStrategy",
     "ToWorker",
     "Trigger",
     "WorkerDraining",
@@ -157,6 +159,24 @@ class RunResult(msgspec.Struct, omit_defaults=True):
 # ── what workers send: exchange ganger, routing key event.<worker id>; a body is a list ──
 
 
+class StickyStrategy(StrEnum):
+    """Whether the steps of a run stay on one worker; its labels count all the same."""
+
+    SOFT = "soft"
+    """Where it is eligible and free, the worker that ran the run's previous step."""
+    HARD = "hard"
+    """Only the worker that ran the run's first step."""
+
+
+class StickyOnLoss(StrEnum):
+    """What becomes of the steps of a run whose one worker is lost."""
+
+    WAIT = "wait"
+    """They wait for it, until their schedule time-out."""
+    REPIN = "repin"
+    """They go to another eligible worker, and stay there."""
+
+
 class StepDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A step as its workers register it.
 
@@ -181,7 +201,9 @@ class WorkflowDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaul
     """A workflow as its workers register it: a named DAG of steps.
 
     ``on_failure`` is a step without parents that runs when one of them has failed for good,
-    before the run ends.
+    before the run ends. ``sticky``: soft, a step prefers the worker that ran the one before
+    it; hard, all steps of a run go to the first one's worker, and where that is lost they
+    wait for it or, ``sticky_on_loss`` repin, go to another.
     """
 
     name: Name
@@ -189,6 +211,8 @@ class WorkflowDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaul
     version: Annotated[str, Meta(max_length=MAX_VERSION)] = ""
     on_events: list[str] = []
     on_failure: StepDefinition | None = None
+    sticky: StickyStrategy | None = None
+    sticky_on_loss: StickyOnLoss = StickyOnLoss.WAIT
 
     def actions(self) -> list[str]:
         """The actions of its steps, and of the one for failures."""

@@ -90,7 +90,7 @@ def verdict(explanation: Explanation) -> Verdict:
 
 
 def _rank(fleet: Fleet, row: int, requirement: Requirement) -> tuple[Any, ...]:
-    reasons = _reasons(requirement, fleet.labels[row], fleet.actions(row))
+    reasons = _reasons(requirement, fleet.ids[row], fleet.labels[row], fleet.actions(row))
     unmet = sum(reason.required and not reason.met for reason in reasons)
     highest, total = _weights(requirement, reasons)
     load = fleet.used[row] / fleet.slots[row]
@@ -98,7 +98,7 @@ def _rank(fleet: Fleet, row: int, requirement: Requirement) -> tuple[Any, ...]:
 
 
 def _explain_worker(fleet: Fleet, row: int, requirement: Requirement) -> WorkerExplanation:
-    reasons = _reasons(requirement, fleet.labels[row], fleet.actions(row))
+    reasons = _reasons(requirement, fleet.ids[row], fleet.labels[row], fleet.actions(row))
     highest, total = _weights(requirement, reasons)
     suits = all(reason.met for reason in reasons if reason.required)
     return WorkerExplanation(
@@ -116,11 +116,19 @@ def _weights(requirement: Requirement, reasons: list[Reason]) -> tuple[int, int]
     return max(points, default=0), sum(points)
 
 
-def _reasons(requirement: Requirement, labels: Labels, actions: frozenset[str]) -> list[Reason]:
+def _reasons(
+    requirement: Requirement, worker: str | None, labels: Labels, actions: frozenset[str]
+) -> list[Reason]:
     reasons = [_reason(condition, labels) for condition in requirement.conditions]
     if requirement.action not in actions:
         action = Reason("action", "EXISTS", requirement.action, None, True, False, Code.MISSING)
         reasons.insert(0, action)
+    if requirement.worker is not None:
+        is_it = worker == requirement.worker
+        code = Code.MET if is_it else Code.MISMATCH
+        reasons.insert(
+            0, Reason("ganger.worker", "EQUAL", requirement.worker, worker, True, is_it, code)
+        )
     return reasons
 
 

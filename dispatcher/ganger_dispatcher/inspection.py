@@ -27,6 +27,7 @@ class StepExplanation(msgspec.Struct):
     worker: str | None
     selected: str | None
     workers: list[dict[str, Any]]
+    pinned: str | None = None
 
 
 def placement_of(workers: list[Worker]) -> Placement:
@@ -60,6 +61,7 @@ async def explain_step(store: RedisStore, name: str) -> StepExplanation:
         verdict=verdict(explanation) if pending else None,
         desired_worker_labels=step_run.desired_worker_labels,
         worker=step_run.worker,
+        pinned=header.pinned,
         selected=explanation.selected if pending else None,
         workers=_with_load(explanation, workers),
     )

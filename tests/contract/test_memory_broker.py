@@ -34,6 +34,9 @@ async def test_event_loops_in_several_threads_share_it() -> None:
 
         def on_delivery(delivery: object) -> None:
             body = delivery.body  # type: ignore[attr-defined]
+            if stop.is_set():
+                subscription.requeue([delivery])  # type: ignore[list-item]
+                return  # a stop for another thread
             subscription.ack([delivery])  # type: ignore[list-item]
             if body == b"stop":
                 stop.set()

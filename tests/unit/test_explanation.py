@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ganger_broker.labels import Requirement, parse_desired
 from ganger_dispatcher.explanation import Code, Explanation, explain, verdict
@@ -154,3 +155,16 @@ def test_the_first_eligible_worker_with_a_free_slot_is_the_one_the_engine_choose
     for worker in explanation.workers:
         unmet = [reason for reason in worker.reasons if reason.required and not reason.met]
         assert worker.eligible is not bool(unmet)
+
+
+def test_a_pinned_step_is_for_one_worker_and_the_others_are_told_so() -> None:
+    placement = fleet(one={"gpu": 1}, two={"gpu": 1})
+    pinned = replace(required({"gpu": 1}), worker="two")
+    explanation = explain(placement, pinned)
+    assert (explanation.selected, ranked(explanation)) == ("two", ["two", "one"])
+    assert [worker.eligible for worker in explanation.workers] == [True, False]
+    reason = explanation.workers[1].reasons[0]
+    assert (reason.key, reason.desired, reason.actual) == ("ganger.worker", "two", "one")
+    assert (reason.met, reason.code) == (False, Code.MISMATCH)
+    gone = explain(placement, replace(pinned, worker="three"))
+    assert (gone.selected, verdict(gone)) == (None, "never with this fleet")

@@ -13,6 +13,7 @@ from ganger_broker.errors import (
     TransportError,
 )
 from ganger_broker.labels import WorkerLabelComparator
+from ganger_broker.messages import StickyStrategy
 from ganger_broker.settings import Settings
 
 from .app import Ganger
@@ -36,6 +37,7 @@ __all__ = [
     "RunCancelled",
     "RunFailed",
     "Settings",
+    "StickyStrategy",
     "TransportClosed",
     "TransportError",
     "Worker",

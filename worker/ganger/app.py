@@ -7,6 +7,7 @@ from typing import Any
 
 from ganger_broker.errors import InvalidWorkflow
 from ganger_broker.labels import LabelValue
+from ganger_broker.messages import StickyOnLoss, StickyStrategy
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Transport
 from ganger_broker.transports import open_transport
@@ -54,17 +55,27 @@ class Ganger:
         on_events: Sequence[str] = (),
         schedule_timeout: Duration = DEFAULT_SCHEDULE_TIMEOUT,
         version: str = "",
+        sticky: StickyStrategy | str | None = None,
+        sticky_on_loss: StickyOnLoss | str = StickyOnLoss.WAIT,
     ) -> Callable[[C], C]:
         """Make a class a workflow; its steps are its methods decorated with ``step``.
 
         ``name``: by default the class's, in lower case. ``schedule_timeout``: for how long
-        its steps may wait for a worker, where they don't say so themselves.
+        its steps may wait for a worker, where they don't say so themselves. ``sticky``:
+        ``SOFT`` or ``HARD``, whether the steps of a run stay on one worker; their labels count
+        all the same. ``sticky_on_loss``: with HARD and that worker lost, ``"wait"`` for it until
+        the schedule time-out, or ``"repin"`` to another eligible one.
 
         Raises:
             InvalidWorkflow: something about it is wrong; the text names it.
         """
         declare = declare_workflow(
-            name, on_events=on_events, schedule_timeout=schedule_timeout, version=version
+            name,
+            on_events=on_events,
+            schedule_timeout=schedule_timeout,
+            version=version,
+            sticky=sticky,
+            sticky_on_loss=sticky_on_loss,
         )
 
         def decorate(cls: C) -> C:

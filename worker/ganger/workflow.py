@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ from ganger_broker.messages import (
     MAX_VERSION,
     NAME_PATTERN,
     StepDefinition,
+    StickyOnLoss,
+    StickyStrategy,
     WorkflowDefinition,
     action_of,
 )
@@ -35,6 +38,7 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
+E = TypeVar("E", bound=StrEnum)
 
 DEFAULT_TIMEOUT = 60.0
 DEFAULT_SCHEDULE_TIMEOUT = 300.0
@@ -128,6 +132,8 @@ def declare_workflow(
     on_events: Sequence[str],
     schedule_timeout: Duration,
     version: str,
+    sticky: StickyStrategy | str | None,
+    sticky_on_loss: StickyOnLoss | str,
 ) -> Callable[[C], C]:
     """The decorator that makes a class a workflow; see ``Ganger.workflow``."""
     _check_parentheses(name, "workflow")
@@ -138,18 +144,11 @@ def declare_workflow(
         given = cls.__name__.lower() if name is None else name
         place = f"workflow {given!r}"
         _check_name(given, place)
-        if isinstance(on_events, str) or not all(isinstance(e, str) and e for e in on_events):
-            raise InvalidWorkflow(f"{place}: on_events: {on_events!r} must be a list of names")
-        if not isinstance(version, str) or len(version) > MAX_VERSION:
-            raise InvalidWorkflow(
-                f"{place}: version: {version!r} must be a string of at most {MAX_VERSION} "
-                "characters"
-            )
+        _check_events(on_events, place)
+        _check_version(version, place)
         default = _seconds(schedule_timeout, f"{place}: schedule_timeout")
         steps = _steps_of(cls, place)
         own = [step for _, step in steps if not step.on_failure]
-        if not own:
-            raise InvalidWorkflow(f"{place}: has no steps; decorate a method with @app.step()")
         _check_dag(own, place)
         definition = WorkflowDefinition(
             given,
@@ -157,6 +156,8 @@ def declare_workflow(
             version,
             list(on_events),
             _on_failure([step for _, step in steps], default, place),
+            None if sticky is None else _choice(StickyStrategy, sticky, f"{place}: sticky"),
+            _choice(StickyOnLoss, sticky_on_loss, f"{place}: sticky_on_loss"),
         )
         methods = {step.name: method for method, step in steps}
         setattr(cls, _WORKFLOW, Declaration(definition, methods))
@@ -226,7 +227,30 @@ def _steps_of(cls: type, place: str) -> list[tuple[str, _Step]]:
     return list(found.items())
 
 
+def _check_events(on_events: object, place: str) -> None:
+    is_list = isinstance(on_events, Iterable) and not isinstance(on_events, str)
+    if not is_list or not all(isinstance(e, str) and e for e in on_events):  # type: ignore[attr-defined]
+        raise InvalidWorkflow(f"{place}: on_events: {on_events!r} must be a list of names")
+
+
+def _check_version(version: object, place: str) -> None:
+    if not isinstance(version, str) or len(version) > MAX_VERSION:
+        raise InvalidWorkflow(
+            f"{place}: version: {version!r} must be a string of at most {MAX_VERSION} characters"
+        )
+
+
+def _choice(kind: type[E], given: object, place: str) -> E:
+    try:
+        return kind(str(given).lower())
+    except ValueError as exc:
+        choices = " or ".join(repr(choice.value) for choice in kind)
+        raise InvalidWorkflow(f"{place}: {given!r} must be {choices}") from exc
+
+
 def _check_dag(steps: Sequence[_Step], place: str) -> None:
+    if not steps:
+        raise InvalidWorkflow(f"{place}: has no steps; decorate a method with @app.step()")
     names = [step.name for step in steps]
     for name in names:
         if names.count(name) > 1:

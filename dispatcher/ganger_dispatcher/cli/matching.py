@@ -96,6 +96,10 @@ def _explain_text(found: StepExplanation) -> str:
     text = f"{found.step_run}: {found.status}{where}"
     if found.verdict is None:
         return text
+    if found.pinned is not None:
+        live = any(worker["id"] == found.pinned for worker in found.workers)
+        gone = "" if live else ", which was lost or has left"
+        text += f"\nits run is sticky (HARD) and pinned to {found.pinned}{gone}"
     if not found.workers:
         return f"{text}\n{found.verdict}: there are no live workers"
     meaning = {

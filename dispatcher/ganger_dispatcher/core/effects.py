@@ -43,6 +43,7 @@ __all__ = [
     "TakeAttempt",
     "Tell",
     "Unhold",
+    "Unpin",
 ]
 
 
@@ -58,6 +59,12 @@ class EndRun(msgspec.Struct, frozen=True):
 
     run_id: str
     header: RunHeader
+
+
+class Unpin(msgspec.Struct, frozen=True):
+    """The run is pinned to no worker any more."""
+
+    run_id: str
 
 
 class StoreStep(msgspec.Struct, frozen=True):
@@ -222,6 +229,7 @@ Effect = (
     | StoreWorkflow
     | Hold
     | Unhold
+    | Unpin
     | Count
     | Note
     | Assign

@@ -18,8 +18,9 @@ from .effects import (
 from .records import Run, StepRun, Worker, attempt_id, step_run_id
 from .state import State
 from .states import Change, StepStatus, after
+from .sticky import may_repin, pin, preferred, requirement_of, unpin
 
-__all__ = ["assignment", "make_pending", "match", "place_again", "release"]
+__all__ = ["assignment", "make_pending", "match", "place_again", "release", "repin"]
 
 
 def make_pending(
@@ -46,19 +47,33 @@ def make_pending(
 def place(state: State, run: Run, name: str) -> None:
     """Give a pending step to the best worker, or put it in the backlog."""
     step = run.steps[name]
-    worker = state.placement.choose(run.requirements[name])
+    if may_repin(state, run):
+        unpin(state, run)
+    requirement = requirement_of(run, name)
+    worker = state.placement.choose(requirement, preferred(run, name))
     if worker is not None:
         _assign(state, run, name, state.workers[worker])
         return
     step_run = step_run_id(run.id, name)
     deadline, since = step.deadline or state.now, step.pending_since or state.now
-    state.placement.backlog.add(step_run, run.requirements[name], run.header.priority, since)
+    state.placement.backlog.add(step_run, requirement, run.header.priority, since)
     state.wake(deadline, "pending", step_run)
     state.emit(
         StoreStep(run.id, name, step),
         AddPending(step_run, deadline),
         Note("pending", {"step_run": step_run}),
     )
+
+
+def repin(state: State, worker: str) -> None:
+    """A worker is gone: steps that waited for it alone go to others, where they may."""
+    for step_run in state.placement.backlog.pinned_to(worker):
+        run_id, _, name = step_run.partition("/")
+        run = state.runs[run_id]
+        if may_repin(state, run) or run.header.pinned != worker:
+            state.placement.backlog.remove(step_run)
+            state.emit(DropPending(step_run))
+            place(state, run, name)
 
 
 def match(state: State, worker: Worker) -> None:
@@ -80,6 +95,7 @@ def _assign(state: State, run: Run, name: str, worker: Worker) -> None:
         step, status=StepStatus.ASSIGNED, worker=worker.id, assigned_at=state.now
     )
     worker.attempts[attempt] = worker.given_at = state.now
+    pin(state, run, worker.id)
     state.placement.take(worker.id)
     note = {
         "attempt": attempt,

@@ -94,7 +94,8 @@ class StepRun(msgspec.Struct, frozen=True, omit_defaults=True):
 class RunHeader(msgspec.Struct, frozen=True):
     """A run without its steps. Its fields are fields of the run's hash.
 
-    ``definition`` is the digest of the workflow's definition that the run began with.
+    ``definition`` is the digest of the workflow's definition that the run began with;
+    ``pinned`` the one worker of a run that is sticky, HARD.
     """
 
     workflow: str
@@ -110,6 +111,7 @@ class RunHeader(msgspec.Struct, frozen=True):
     output: dict[str, Any] | None = None
     error: RunError | None = None
     reply: tuple[ReplyAddress, ...] = ()
+    pinned: str | None = None
 
 
 class Run:

@@ -29,7 +29,7 @@ from .effects import (
     Tell,
 )
 from .facts import AssignmentReturned
-from .placing import match, release
+from .placing import match, release, repin
 from .records import Worker, WorkerState
 from .state import State
 from .triggers import workflow_registered
@@ -214,6 +214,7 @@ def left(state: State, _: WorkerLeft, worker: Worker) -> None:
     state.emit(DeleteQueue(worker.id), Note("worker_left", {"worker": worker.id}))
     for attempt in attempts:
         attempt_lost(state, attempt, counts=False)
+    repin(state, worker.id)
 
 
 def watch(state: State, worker: Worker) -> None:
@@ -229,26 +230,29 @@ def silence(state: State, names: Iterable[str]) -> None:
     All of them go before the first attempt is given anew, or it would go round those that
     died with its worker, and be given up after a few of them.
     """
-    attempts = [attempt for name in names for attempt in _remove_silent(state, name)]
-    for attempt in attempts:
-        attempt_lost(state, attempt)
+    lost = [worker for name in names if (worker := _remove_silent(state, name)) is not None]
+    for worker in lost:
+        for attempt in worker.attempts:
+            attempt_lost(state, attempt)
+    for worker in lost:
+        repin(state, worker.id)
 
 
-def _remove_silent(state: State, name: str) -> list[str]:
+def _remove_silent(state: State, name: str) -> Worker | None:
     worker_id, _, incarnation = name.partition("/")
     worker = state.workers.get(worker_id)
     if worker is None or worker.incarnation != incarnation:
-        return []
+        return None
     if worker.heartbeat_at + state.policy.worker_timeout > state.now:
         watch(state, worker)
-        return []
+        return None
     attempts = _remove(state, worker)
     state.emit(
         DeleteQueue(worker_id),
         Count("workers_lost"),
         Note("worker_lost", {"worker": worker_id, "attempts": sorted(attempts)}),
     )
-    return attempts
+    return worker
 
 
 def fresh_deadlines(state: State) -> None:

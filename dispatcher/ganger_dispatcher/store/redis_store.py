@@ -227,7 +227,10 @@ async def _asked(answer: Awaitable[Any] | Any) -> Any:
         raise StoreError(f"Redis: {type(exc).__name__}: {exc}") from exc
 
 
-_TEXT = {"workflow", "version", "definition", "status", "name", "incarnation", "state", "host"}
+_TEXT = {
+    *("workflow", "version", "definition", "status", "pinned"),
+    *("name", "incarnation", "state", "host"),
+}
 
 
 def _typed(fields: dict[str, bytes], names: Iterable[str]) -> dict[str, Any]:

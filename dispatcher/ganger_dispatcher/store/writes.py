@@ -131,6 +131,9 @@ class Writes:
         self.member(self._keys.active, effect.run_id, there=False)
         self.score(self._keys.finished, effect.run_id, effect.header.finished_at)
 
+    def _unpin(self, effect: do.Unpin) -> None:
+        self.drop(self._keys.run(effect.run_id), ["pinned"])
+
     def _store_step(self, effect: do.StoreStep) -> None:
         self.set(self._keys.run(effect.run_id), {f"step:{effect.step}": effect.value})
 
@@ -249,6 +252,7 @@ _WRITERS: dict[type, Callable[[Writes, Any], None]] = {
     do.StoreWorkflow: Writes._store_workflow,
     do.Hold: Writes._hold,
     do.Unhold: Writes._unhold,
+    do.Unpin: Writes._unpin,
     do.Count: Writes._count,
     do.Note: Writes._note,
 }

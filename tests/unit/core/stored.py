@@ -3,7 +3,7 @@
 from copy import deepcopy
 from typing import Any
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from ganger_broker.messages import WorkflowDefinition
 from ganger_dispatcher.core import effects as do
@@ -44,6 +44,8 @@ class Stored:
             match effect:
                 case do.StoreRun() | do.EndRun() | do.StoreStep():
                     self._run(effect)
+                case do.Unpin(run_id):
+                    self.headers[run_id] = replace(self.headers[run_id], pinned=None)
                 case do.AddPending(step_run, deadline):
                     self.pending[step_run] = deadline
                 case do.DropPending(step_run):

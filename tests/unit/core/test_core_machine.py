@@ -25,6 +25,8 @@ from ganger_broker.messages import (
     StepRefreshed,
     StepReleased,
     StepStarted,
+    StickyOnLoss,
+    StickyStrategy,
     Trigger,
     WorkerDraining,
     WorkerLeft,
@@ -73,6 +75,20 @@ FLOWS = {
             on_failure=StepDefinition("oops", retries=1),
         )
     ],
+}
+CHAIN = [
+    StepDefinition("a", retries=1),
+    StepDefinition("b", parents=["a"], desired_worker_labels=GPU),
+]
+FLOWS |= {
+    f"{sticky}-{on_loss}": [
+        WorkflowDefinition(f"{sticky}-{on_loss}", CHAIN, sticky=sticky, sticky_on_loss=on_loss)
+    ]
+    for sticky, on_loss in [
+        (StickyStrategy.SOFT, StickyOnLoss.WAIT),
+        (StickyStrategy.HARD, StickyOnLoss.WAIT),
+        (StickyStrategy.HARD, StickyOnLoss.REPIN),
+    ]
 }
 LABELS = st.dictionaries(st.sampled_from(["gpu", "model"]), st.sampled_from([0, 1, 2, "x", "1"]))
 WISHES = st.sampled_from([{}, {}, GPU, WARM, {"model": "x"}])
@@ -414,6 +430,14 @@ class CoreMachine(RuleBasedStateMachine):
         every = [attempt for worker in state.workers.values() for attempt in worker.attempts]
         assert len(every) == len(set(every))
         assert set(held) <= set(every)
+
+    @invariant()
+    def a_hard_run_is_on_one_worker(self) -> None:
+        for run in self.core.state.runs.values():
+            if run.workflow.definition.sticky is StickyStrategy.HARD:
+                held = (StepStatus.ASSIGNED, StepStatus.RUNNING)
+                workers = {step.worker for step in run.steps.values() if step.status in held}
+                assert workers <= {run.header.pinned}
 
     @invariant()
     def no_pending_step_could_be_placed(self) -> None:

@@ -1,0 +1,52 @@
+"""Steps that stay with a worker: which one, and what becomes of them when it is lost."""
+
+from msgspec.structs import replace
+
+from ganger_broker.labels import Requirement
+from ganger_broker.messages import StickyOnLoss, StickyStrategy
+
+from .effects import StoreRun, Unpin
+from .records import Run
+from .state import State
+from .states import StepStatus
+
+__all__ = ["may_repin", "pin", "preferred", "requirement_of", "unpin"]
+
+
+def requirement_of(run: Run, name: str) -> Requirement:
+    """What the step requires now: with HARD, the run's worker too, once it has one."""
+    requirement = run.requirements[name]
+    if run.header.pinned is None:
+        return requirement
+    return replace(requirement, worker=run.header.pinned)
+
+
+def preferred(run: Run, name: str) -> str | None:
+    """With SOFT, the worker that ran the step before: of its parents the one that ended last."""
+    if run.workflow.definition.sticky is not StickyStrategy.SOFT:
+        return None
+    parents = [run.steps[parent] for parent in run.definitions[name].parents]
+    if not parents and run.definitions[name] is run.workflow.on_failure:
+        parents = [step for step in run.steps.values() if step.status is StepStatus.FAILED]
+    last = max(parents, key=lambda step: step.finished_at or 0, default=None)
+    return last.worker if last is not None else None
+
+
+def pin(state: State, run: Run, worker: str) -> None:
+    """With HARD, the first worker is the run's only one."""
+    hard = run.workflow.definition.sticky is StickyStrategy.HARD
+    if hard and run.header.pinned is None:
+        run.header = replace(run.header, pinned=worker)
+        state.emit(StoreRun(run.id, run.header))
+
+
+def unpin(state: State, run: Run) -> None:
+    """The next worker is to be the run's one."""
+    run.header = replace(run.header, pinned=None)
+    state.emit(Unpin(run.id))
+
+
+def may_repin(state: State, run: Run) -> bool:
+    """Whether the run's worker is gone and another may take its place."""
+    repin = run.workflow.definition.sticky_on_loss is StickyOnLoss.REPIN
+    return repin and run.header.pinned is not None and run.header.pinned not in state.workers

@@ -1,0 +1,202 @@
+"""Runs that stay with a worker, soft and hard; labels count in any case."""
+
+from typing import Any
+
+from ganger_broker.messages import (
+    Outcome,
+    StepDefinition,
+    StickyOnLoss,
+    StickyStrategy,
+    WorkflowDefinition,
+)
+from ganger_dispatcher.core.effects import Effect
+
+from .world import World, assigned, replies
+
+SOFT, HARD = StickyStrategy.SOFT, StickyStrategy.HARD
+GPU = {"gpu": "yes"}
+
+
+def chain(sticky: StickyStrategy, **fields: Any) -> WorkflowDefinition:
+    """``a`` → ``b`` → ``c``; ``c`` needs a GPU."""
+    steps = [
+        StepDefinition("a"),
+        StepDefinition("b", parents=["a"], retries=1),
+        StepDefinition("c", parents=["b"], desired_worker_labels=GPU),
+    ]
+    return WorkflowDefinition("w", steps, sticky=sticky, **fields)
+
+
+def fleet(sticky: StickyStrategy, slots: int = 1, **fields: Any) -> World:
+    """Workers ``one`` and ``two``, both with a GPU."""
+    world = World()
+    for name in ("one", "two"):
+        world.join(name, GPU, workflows=[chain(sticky, **fields)], slots=slots)
+    return world
+
+
+def where(effects: list[Effect]) -> str:
+    [(_, worker)] = assigned(effects)
+    return worker
+
+
+# ── soft ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_soft_prefers_the_worker_of_the_step_before() -> None:
+    world = fleet(SOFT)
+    first = where(world.trigger())
+    # the other one has been idle for longer, and would be chosen
+    assert where(world.finish("r/a/1", first)) == first
+    assert where(world.finish("r/b/1", first)) == first
+
+
+def test_soft_takes_another_worker_when_that_one_is_full() -> None:
+    world = fleet(SOFT)
+    assert where(world.trigger("r")) == "one"
+    assert where(world.trigger("other")) == "two"
+    world.trigger("third")
+    # the slot of ``one`` goes to the run that waits, before its own next step is ready
+    assert assigned(world.finish("r/a/1", "one")) == [("third/a/1", "one")]
+    assert assigned(world.finish("other/a/1", "two")) == [("r/b/1", "two")]
+    assert where(world.finish("r/b/1", "two")) == "two"
+
+
+def test_soft_takes_another_worker_when_that_one_lacks_a_required_label() -> None:
+    world = World()
+    world.join("plain", workflows=[chain(SOFT)], slots=2)
+    world.join("gpu", GPU, workflows=[chain(SOFT)], slots=2)
+    first = where(world.trigger())
+    assert first == "plain"
+    assert where(world.finish("r/a/1", "plain")) == "plain"
+    assert where(world.finish("r/b/1", "plain")) == "gpu"
+
+
+def test_soft_prefers_it_to_one_of_more_weight() -> None:
+    flow = chain(SOFT)
+    flow.steps[1].desired_worker_labels = {"model": {"value": "x", "weight": 100}}
+    world = World()
+    world.join("one", GPU, workflows=[flow])
+    assert where(world.trigger()) == "one"
+    world.join("warm", {"model": "x", **GPU}, workflows=[flow])
+    assert where(world.finish("r/a/1", "one")) == "one"
+
+
+def test_soft_follows_the_parent_that_ended_last() -> None:
+    steps = [StepDefinition("a"), StepDefinition("b"), StepDefinition("c", parents=["a", "b"])]
+    world = World()
+    for name in ("one", "two"):
+        world.join(name, workflows=[WorkflowDefinition("w", steps, sticky=SOFT)])
+    assert assigned(world.trigger()) == [("r/a/1", "one"), ("r/b/1", "two")]
+    world.now += 1
+    world.finish("r/b/1", "two")
+    world.now += 1
+    assert where(world.finish("r/a/1", "one")) == "one"
+
+
+# ── hard ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_hard_stays_with_the_first_worker_and_waits_for_it() -> None:
+    world = fleet(HARD)
+    assert where(world.trigger("r")) == "one"
+    assert world.stored.headers["r"].pinned == "one"
+    assert where(world.trigger("other")) == "two"
+    world.trigger("third")
+    assert assigned(world.finish("r/a/1", "one")) == [("third/a/1", "one")]
+    assert assigned(world.finish("other/a/1", "two")) == [("other/b/1", "two")]
+    assert world.step("r", "b").status == "pending"
+    # its turn is before that of the step of ``third`` that becomes ready now
+    assert assigned(world.finish("third/a/1", "one")) == [("r/b/1", "one")]
+
+
+def test_hard_does_not_switch_labels_off() -> None:
+    world = World()
+    world.join("plain", workflows=[chain(HARD)])
+    world.trigger()
+    world.finish("r/a/1", "plain")
+    world.join("gpu", GPU, workflows=[chain(HARD)])
+    assert assigned(world.finish("r/b/1", "plain")) == []
+    assert world.step("r", "c").status == "pending"
+    assert assigned(world.label(1, GPU, worker="plain")) == [("r/c/1", "plain")]
+
+
+def test_hard_lets_the_labels_of_the_first_step_choose() -> None:
+    world = fleet(HARD)
+    world.label(1, {"zone": "eu"}, worker="two")
+    assert where(world.trigger(desired_worker_labels={"zone": "eu"})) == "two"
+    assert where(world.finish("r/a/1", "two")) == "two"
+
+
+def test_hard_retries_on_the_same_worker() -> None:
+    world = fleet(HARD, slots=2)
+    world.trigger()
+    world.finish("r/a/1", "one")
+    assert where(world.finish("r/b/1", "one", Outcome.FAILED)) == "one"
+
+
+def test_hard_survives_a_take_over() -> None:
+    world = fleet(HARD, slots=2)
+    world.trigger()
+    world.take_over()
+    assert where(world.finish("r/a/1", "one")) == "one"
+
+
+# ── its worker is lost ────────────────────────────────────────────────────────────────
+
+
+def test_a_run_whose_worker_is_lost_waits_for_it_until_its_schedule_time_out() -> None:
+    world = fleet(HARD)
+    world.trigger(reply="q")
+    effects = world.wait(11, "two")
+    assert assigned(effects) == []
+    assert world.step("r", "a").status == "pending"
+    effects = world.wait(300, "two")
+    assert replies(effects) == [("q", "cancelled", "SCHEDULING_TIMED_OUT")]
+
+
+def test_a_worker_that_comes_back_under_its_id_gets_its_runs() -> None:
+    world = fleet(HARD)
+    world.trigger()
+    world.wait(11, "two")
+    effects = world.join("one", GPU, workflows=[chain(HARD)], incarnation="2")
+    assert assigned(effects) == [("r/a/2", "one")]
+
+
+def test_repin_takes_another_eligible_worker_and_stays_there() -> None:
+    world = fleet(HARD, slots=2, sticky_on_loss=StickyOnLoss.REPIN)
+    world.trigger()
+    effects = world.wait(11, "two")
+    assert assigned(effects) == [("r/a/2", "two")]
+    assert world.stored.headers["r"].pinned == "two"
+    world.join("one", GPU, workflows=[chain(HARD, sticky_on_loss=StickyOnLoss.REPIN)], slots=2)
+    assert where(world.finish("r/a/2", "two")) == "two"
+
+
+def test_repin_moves_steps_that_were_waiting_for_the_worker() -> None:
+    flow = chain(HARD, sticky_on_loss=StickyOnLoss.REPIN)
+    world = World()
+    world.join("one", GPU, workflows=[flow])
+    world.trigger("r")
+    world.trigger("next", priority=3)
+    world.finish("r/a/1", "one")
+    assert world.step("r", "b").status == "pending"
+    world.join("two", GPU, workflows=[flow])
+    assert assigned(world.leave("one")) == [("next/a/2", "two")]
+    assert world.stored.headers["r"].pinned is None
+    assert assigned(world.finish("next/a/2", "two")) == [("r/b/1", "two")]
+    assert {world.stored.headers[run].pinned for run in ("r", "next")} == {"two"}
+
+
+def test_repin_looks_at_labels_too() -> None:
+    flow = chain(HARD, sticky_on_loss=StickyOnLoss.REPIN)
+    world = World()
+    world.join("one", GPU, workflows=[flow], slots=2)
+    world.trigger()
+    world.finish("r/a/1", "one")
+    world.finish("r/b/1", "one")
+    world.join("plain", workflows=[flow], slots=2)
+    assert assigned(world.leave("one")) == []
+    assert world.stored.headers["r"].pinned is None
+    world.take_over()
+    assert assigned(world.join("gpu", GPU, workflows=[flow])) == [("r/c/2", "gpu")]
