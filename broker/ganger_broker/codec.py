@@ -19,6 +19,7 @@ from .messages import (
     CancelRun,
     Event,
     LabelsChanged,
+    PushEvent,
     RunResult,
     StepFinished,
     ToWorker,
@@ -33,6 +34,7 @@ __all__ = [
     "MSGPACK",
     "decode_cancel",
     "decode_events",
+    "decode_push",
     "decode_result",
     "decode_to_worker",
     "decode_trigger",
@@ -80,6 +82,15 @@ def decode_trigger(body: bytes, content_type: str | None, limit: int) -> Trigger
     _check(plain, trigger.input, "$.input")
     _check(plain, trigger.metadata, "$.metadata")
     return trigger
+
+
+def decode_push(body: bytes, content_type: str | None, limit: int) -> PushEvent:
+    """An event from a program, MessagePack or JSON, desired labels checked as well."""
+    event = _decode(body, content_type, PushEvent, limit)
+    _check(parse_desired, event.desired_worker_labels, "$.desired_worker_labels")
+    _check(plain, event.payload, "$.payload")
+    _check(plain, event.metadata, "$.metadata")
+    return event
 
 
 def decode_cancel(body: bytes, content_type: str | None, limit: int) -> CancelRun:

@@ -14,6 +14,7 @@ from msgspec import Meta
 from .labels import LabelValue
 
 __all__ = [
+    "EVENT_KEY_PATTERN",
     "MAX_RETRIES",
     "MAX_SECONDS",
     "MAX_STEPS",
@@ -27,6 +28,7 @@ __all__ = [
     "Heartbeat",
     "LabelsChanged",
     "Outcome",
+    "PushEvent",
     "Refused",
     "RegisterAgain",
     "RunError",
@@ -51,6 +53,8 @@ __all__ = [
 # $ alone would let a final newline pass
 NAME_PATTERN = r"^[a-z0-9_][a-z0-9_.-]{0,127}$(?!\n)"
 ID_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}$(?!\n)"
+EVENT_KEY_PATTERN = r"^[^\s*?\[\]]{1,200}$(?!\n)"
+"""Of an event's key: no space, and nothing that a pattern gives a meaning to."""
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="lower case")]
 Id = Annotated[str, Meta(pattern=ID_PATTERN)]
@@ -116,6 +120,20 @@ class Trigger(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     workflow: Name
     input: dict[str, Any] = {}
     run_id: Id | None = None
+    metadata: dict[str, Any] = {}
+    priority: Priority = 1
+    desired_worker_labels: dict[str, Any] = {}
+
+
+class PushEvent(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Something happened: starts a run of each workflow whose ``on_events`` it matches.
+
+    Exchange ``ganger``, routing key ``event-push.<key>``. ``payload`` is the runs' input. With an
+    ``event_id`` (or the AMQP message id) a second one with the same id starts nothing anew.
+    """
+
+    payload: dict[str, Any] = {}
+    event_id: Id | None = None
     metadata: dict[str, Any] = {}
     priority: Priority = 1
     desired_worker_labels: dict[str, Any] = {}

@@ -19,6 +19,7 @@ EVENTS: tuple[type, ...] = get_args(messages.Event)
 TO_WORKER: tuple[type, ...] = get_args(messages.ToWorker)
 MESSAGES: tuple[type, ...] = (
     messages.Trigger,
+    messages.PushEvent,
     messages.CancelRun,
     messages.RunResult,
     *EVENTS,
@@ -57,6 +58,9 @@ def asyncapi() -> dict[str, Any]:
             "triggers": _exchange(
                 topology.exchange, "topic", topology.trigger_key("{workflow}"), [messages.Trigger]
             ),
+            "pushedEvents": _exchange(
+                topology.exchange, "topic", topology.push_key("{key}"), [messages.PushEvent]
+            ),
             "cancellations": _exchange(
                 topology.exchange, "topic", topology.cancel_key("{run_id}"), [messages.CancelRun]
             ),
@@ -76,6 +80,7 @@ def asyncapi() -> dict[str, Any]:
         },
         "operations": {
             "trigger": _operation("receive", "triggers", reply="results"),
+            "push": _operation("receive", "pushedEvents"),
             "cancel": _operation("receive", "cancellations"),
             "report": _operation("receive", "events"),
             "assign": _operation("send", "work"),
@@ -103,7 +108,7 @@ def _definitions(references: str) -> dict[str, Any]:
     return definitions
 
 
-_ALSO_JSON = (messages.Trigger, messages.CancelRun, messages.RunResult)
+_ALSO_JSON = (messages.Trigger, messages.PushEvent, messages.CancelRun, messages.RunResult)
 
 
 def _references(types: list[type]) -> dict[str, Any]:

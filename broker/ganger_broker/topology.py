@@ -73,7 +73,7 @@ class Topology:
 
     @property
     def triggers(self) -> str:
-        """Queue of what programs publish: triggers and cancellations."""
+        """Queue of what programs publish: triggers, events and cancellations."""
         return f"{self.prefix}.triggers"
 
     @property
@@ -88,6 +88,10 @@ class Topology:
     def cancel_key(self, run_id: str) -> str:
         """Routing key of a request to cancel a run."""
         return f"cancel.{run_id}"
+
+    def push_key(self, event: str) -> str:
+        """Routing key of an event that may start runs."""
+        return f"event-push.{event}"
 
     def event_key(self, worker: str) -> str:
         """Routing key of a worker's events."""
@@ -116,6 +120,7 @@ class Topology:
             Queue(self.triggers, self._shared_arguments()),
             Binding(self.exchange, self.triggers, "trigger.#"),
             Binding(self.exchange, self.triggers, "cancel.#"),
+            Binding(self.exchange, self.triggers, "event-push.#"),
             Queue(self.events, self._shared_arguments()),
             Binding(self.exchange, self.events, "event.#"),
             Binding(self.exchange, self.events, "returned.#"),

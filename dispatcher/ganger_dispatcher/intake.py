@@ -1,5 +1,6 @@
 """Deliveries as facts: what programs and workers sent, decoded and checked."""
 
+import re
 from collections.abc import Iterable
 from hashlib import blake2s
 from uuid import uuid4
@@ -9,16 +10,23 @@ from ganger_broker.codec import (
     MSGPACK,
     decode_cancel,
     decode_events,
+    decode_push,
     decode_to_worker,
     decode_trigger,
     kind_of,
 )
-from ganger_broker.errors import InvalidMessage
-from ganger_broker.messages import Assignment
+from ganger_broker.errors import InvalidMessage, MalformedMessage
+from ganger_broker.messages import EVENT_KEY_PATTERN, Assignment
 from ganger_broker.transport import Delivery
 
 from .core.core import Fact
-from .core.facts import AssignmentReturned, CancelRequested, MessageRefused, TriggerReceived
+from .core.facts import (
+    AssignmentReturned,
+    CancelRequested,
+    EventPushed,
+    MessageRefused,
+    TriggerReceived,
+)
 from .core.records import ReplyAddress
 
 __all__ = ["facts_of", "read", "refusal"]
@@ -61,6 +69,15 @@ def facts_of(delivery: Delivery, limit: int) -> Iterable[Fact]:
             message = decode_to_worker(delivery.body, limit)
             if isinstance(message, Assignment):
                 yield AssignmentReturned(name, message.attempt, no_queue=False)
+        case "event-push":
+            event = decode_push(delivery.body, delivery.content_type, limit)
+            if not re.fullmatch(EVENT_KEY_PATTERN, name):
+                raise MalformedMessage(
+                    f"routing key {delivery.routing_key!r}: the event's key must have 1 to 200 "
+                    "characters, no space and none of * ? [ ]"
+                )
+            event_id = event.event_id or _run_id(delivery.message_id)
+            yield EventPushed(name, event, event_id, _reply(delivery))
         case "cancel":
             cancel = decode_cancel(delivery.body, delivery.content_type, limit)
             yield CancelRequested(cancel.run_id, cancel.reason)

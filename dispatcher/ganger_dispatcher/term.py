@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import structlog
+from msgspec.structs import replace
 
 from ganger_broker.errors import (
     EpochSuperseded,
@@ -27,7 +28,14 @@ from ganger_broker.transport import Published, Transport
 
 from .core.core import Core, Fact
 from .core.effects import Assign, Beat, Bury, DeleteQueue, Effect, Reply
-from .core.facts import AssignmentReturned, BrokerRestored, TimePassed, TriggerReceived
+from .core.events import expanded
+from .core.facts import (
+    AssignmentReturned,
+    BrokerRestored,
+    EventPushed,
+    TimePassed,
+    TriggerReceived,
+)
 from .core.state import Policy
 from .inbox import Inbox, Received
 from .intake import read, refusal
@@ -189,6 +197,7 @@ class Term:
             batch = self._inbox.take()
             limit = self._settings.max_message_bytes
             facts = {received: read(received.delivery, limit) for received in batch}
+            self._expand_events(facts)
             await self._look_up_ended(facts)
             effects = self._decide(own, facts)
             if batch and self._can_wait(effects):
@@ -240,6 +249,21 @@ class Term:
             async with asyncio.timeout(left):
                 await self._something.wait()
 
+    def _expand_events(self, facts: dict[Received, list[Fact]]) -> None:
+        """Put the triggers that an event stands for behind it."""
+        workflows = self._core.state.workflows
+        for those in facts.values():
+            if any(isinstance(fact, EventPushed) for fact in those):
+                those[:] = [
+                    each
+                    for fact in those
+                    for each in (
+                        expanded(fact, workflows.values())
+                        if isinstance(fact, EventPushed)
+                        else [fact]
+                    )
+                ]
+
     async def _look_up_ended(self, facts: dict[Received, list[Fact]]) -> None:
         """Give triggers of runs that have ended their results: the core knows only live ones."""
         runs = self._core.state.runs
@@ -255,9 +279,7 @@ class Term:
         ended = await self._persist(lambda: self._store.ended(run_ids))
         for those, fact in asked:
             if fact.run_id in ended:
-                those[:] = [
-                    TriggerReceived(fact.trigger, fact.run_id, fact.reply, ended[fact.run_id])
-                ]
+                those[those.index(fact)] = replace(fact, ended=ended[fact.run_id])
 
     async def _carry_out(self, effects: list[Effect], batch: list[Received]) -> None:
         """Commit, then publish and acknowledge in the background, in order."""

@@ -9,7 +9,7 @@ from ganger import Context, Ganger, WorkerLabelComparator
 app = Ganger()
 
 
-@app.workflow()
+@app.workflow(on_events=["place:*"])
 class Where:
     """Says where it ran; what it desires comes with the trigger."""
 

@@ -331,3 +331,26 @@ async def test_a_trigger_may_come_before_its_workers(
         results = dict(program.result() for _ in range(2))
     assert results["early"]["run_id"] == results["again"]["run_id"] == "early"
     assert len(await ganger_json("runs", **fleet.environment)) == 1
+
+
+async def test_an_event_of_any_amqp_client_starts_a_run_once(
+    fleet: Fleet, broker_url: str, prefix: str
+) -> None:
+    await fleet.dispatcher()
+    await fleet.worker("eu", {"zone": "eu"})
+    await fleet.worker("us", {"zone": "us"})
+    with publisher(broker_url, prefix) as program:
+        event = {"payload": {"n": 1}, "event_id": "e1", "desired_worker_labels": {"zone": "us"}}
+        for name in ("first", "again"):
+            program.publish(
+                "event-push.place:of:work", event, reply_to=program.replies, correlation_id=name
+            )
+        results = dict(program.result() for _ in range(2))
+        program.publish("event-push.nobody:waits", {})
+        program.publish("event-push.place:x", {"payload": 1})
+        headers, _ = program.dead()
+    assert results["first"] == results["again"]
+    assert results["first"]["output"]["where"]["labels"] == {"zone": "us"}
+    assert headers["ganger-detail"].startswith("$.payload: ")
+    [run] = await ganger_json("runs", **fleet.environment)
+    assert (run["input"], run["metadata"]) == ({"n": 1}, {"event": "place:of:work"})

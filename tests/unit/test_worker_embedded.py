@@ -1,6 +1,7 @@
 """The whole way in one process: dispatcher, workers and programs on memory://."""
 
 import asyncio
+import queue
 import threading
 from typing import Any
 from uuid import uuid4
@@ -295,3 +296,50 @@ async def test_a_worker_with_another_definition_of_the_same_version_is_refused_l
             run = await app.admin.aio.run_workflow("same", {})
             assert (await run.result(PATIENCE))["same"] in ("first", "third")
     await app.admin.aio.close()
+
+
+def test_events_start_runs_from_a_program_that_blocks(app: Ganger) -> None:
+    ran: queue.Queue[str] = queue.Queue()
+
+    @app.workflow(on_events=["n:*"])
+    class Count:
+        @app.step()
+        def count(self, context: Context) -> None:
+            ran.put(f"{context.additional_metadata()['event']} {context.workflow_input()}")
+
+    worker = app.worker("w")
+    worker.register_workflow(Count())
+    with worker:
+        ids = app.event.bulk_push([("n:1", {"a": 1}), ("n:2", {})])
+        assert len(set(ids)) == 2
+        assert app.event.push("n:3", event_id="mine", priority=3) == "mine"
+        said = sorted(ran.get(timeout=PATIENCE) for _ in range(3))
+    assert said == ["n:1 {'a': 1}", "n:2 {}", "n:3 {}"]
+
+
+@pytest.mark.parametrize(
+    ("key", "payload", "fields", "said"),
+    [
+        ("a b", {}, {}, "key: 'a b' must have 1 to 200 characters"),
+        ("a*", {}, {}, "key: 'a*' must"),
+        ("", {}, {}, "key: '' must"),
+        (1, {}, {}, "key: 1 must"),
+        ("a", [], {}, "payload: [] must be a map"),
+        ("a", {"x": {1}}, {}, "payload.x: "),
+        ("a", {}, {"priority": 4}, "priority: 4 must be 1, 2 or 3"),
+        ("a", {}, {"event_id": "a b"}, "event_id: 'a b' must be 1 to 128"),
+        ("a", {}, {"desired_worker_labels": {"x": None}}, "desired_worker_labels.x"),
+        ("a", {"x": "y" * 5_000_000}, {}, "payload: the event 'a' has 5000"),
+    ],
+)
+def test_what_an_event_is_given_is_checked_where_it_is_given(
+    app: Ganger, key: Any, payload: Any, fields: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        app.event.push(key, payload, **fields)
+    assert said in str(caught.value)
+
+
+def test_of_many_events_a_bad_one_is_named_and_none_is_pushed(app: Ganger) -> None:
+    with pytest.raises(InvalidInput, match=r"events\[1\]: key: 'no good'"):
+        app.event.bulk_push([("fine", {}), ("no good", {})])

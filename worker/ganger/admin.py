@@ -20,7 +20,7 @@ from .workflow import declaration_of, written
 if TYPE_CHECKING:
     from .app import Ganger
 
-__all__ = ["Admin", "AsyncAdmin"]
+__all__ = ["Admin", "AsyncAdmin", "checked"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,8 +64,8 @@ class AsyncAdmin:
             "priority": priority,
             "desired_worker_labels": written(desired_worker_labels, "desired_worker_labels"),
         }
-        trigger = _checked(fields, Trigger)
-        return await (await self._client()).trigger(trigger)
+        trigger = checked(fields, Trigger)
+        return await (await self.client()).trigger(trigger)
 
     async def cancel(self, run_id: str, reason: str = "cancelled on request") -> None:
         """Ask to cancel a run; returns when the broker has confirmed the request.
@@ -76,8 +76,8 @@ class AsyncAdmin:
             InvalidInput: the id cannot be one.
             TransportError: the broker refuses the connection.
         """
-        request = _checked({"run_id": run_id, "reason": reason}, CancelRun)
-        await (await self._client()).cancel(request)
+        request = checked({"run_id": run_id, "reason": reason}, CancelRun)
+        await (await self.client()).cancel(request)
 
     async def close(self) -> None:
         """Close the connection of this event loop; it is opened again when needed."""
@@ -91,7 +91,8 @@ class AsyncAdmin:
                 guard.cancel()
                 await asyncio.gather(guard, return_exceptions=True)
 
-    async def _client(self) -> Client:
+    async def client(self) -> Client:
+        """This event loop's connection, opened when it is first asked for."""
         loop = asyncio.get_running_loop()
         opening = self._clients.get(loop)
         if opening is None or (opening.done() and _failed(opening)):
@@ -135,12 +136,19 @@ _RIGHT = {
     "workflow": "must be a workflow's name: lower case letters, digits and _ . -",
     "input": "must be a map with strings as keys",
     "metadata": "must be a map with strings as keys",
+    "payload": "must be a map with strings as keys",
+    "event_id": "must be 1 to 128 letters, digits and _ . : -",
     "run_id": "must be 1 to 128 letters, digits and _ . : -",
     "priority": "must be 1, 2 or 3 (3 goes first)",
 }
 
 
-def _checked(fields: dict[str, Any], kind: type[M]) -> M:
+def checked(fields: dict[str, Any], kind: type[M]) -> M:
+    """The message of these fields.
+
+    Raises:
+        InvalidInput: one is wrong; the text names it and says what would be right.
+    """
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as exc:
@@ -156,7 +164,7 @@ def _blocking(
 
     @functools.wraps(method)
     def call(self: "Admin", /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._background().call(method(self.aio, *args, **kwargs))
+        return self.call(method(self.aio, *args, **kwargs))
 
     return cast("Callable[Concatenate[Admin, P], R]", call)
 
@@ -180,7 +188,8 @@ class Admin:
             finally:
                 loop.close()
 
-    def _background(self) -> BackgroundLoop:
+    def call(self, work: Coroutine[Any, Any, R]) -> R:
+        """Run it on the background thread, and wait for it."""
         if self._loop is None:
             self._loop = BackgroundLoop("ganger-client")
-        return self._loop
+        return self._loop.call(work)

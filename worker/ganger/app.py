@@ -13,6 +13,7 @@ from ganger_broker.transport import Transport
 from ganger_broker.transports import open_transport
 
 from .admin import Admin
+from .events import Events
 from .worker import Worker
 from .workflow import (
     DEFAULT_BACKOFF_MAX,
@@ -45,6 +46,7 @@ class Ganger:
         if settings is not None and flags:
             self.override(**flags)
         self.admin = Admin(self)
+        self.event = Events(self.admin)
         self._workflows: dict[str, type] = {}
         _close_at_exit(self)
 
@@ -60,7 +62,8 @@ class Ganger:
     ) -> Callable[[C], C]:
         """Make a class a workflow; its steps are its methods decorated with ``step``.
 
-        ``name``: by default the class's, in lower case. ``schedule_timeout``: for how long
+        ``name``: by default the class's, in lower case. ``on_events``: keys of events that start
+        a run, with ``*`` for anything (``"image:*"``). ``schedule_timeout``: for how long
         its steps may wait for a worker, where they don't say so themselves. ``sticky``:
         ``SOFT`` or ``HARD``, whether the steps of a run stay on one worker; their labels count
         all the same. ``sticky_on_loss``: with HARD and that worker lost, ``"wait"`` for it until

@@ -1,6 +1,7 @@
 """A program's side of the wire: triggers out, results in."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -17,7 +18,7 @@ from ganger_broker.errors import (
     TransportClosed,
     TransportError,
 )
-from ganger_broker.messages import CancelRun, RunResult, RunStatus, Trigger
+from ganger_broker.messages import CancelRun, PushEvent, RunResult, RunStatus, Trigger
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Delivery, Outgoing, Transport
 
@@ -206,6 +207,25 @@ class Client:
             awaited = self._awaited[run_id] = _Awaited(message)
         await publish_until_confirmed(self._transport, self._topology, [message])
         return WorkflowRunRef(run_id, trigger.workflow, awaited, asyncio.get_running_loop())
+
+    async def push(self, events: Sequence[tuple[str, PushEvent]]) -> None:
+        """Publish events by their keys; returns when the broker has them all.
+
+        Raises:
+            InvalidInput: one is larger than ``GANGER_MAX_MESSAGE_BYTES``; none was published.
+            TransportClosed: the client was closed meanwhile.
+        """
+        messages = []
+        for key, event in events:
+            body = encode(event)
+            if len(body) > self._limit:
+                raise OversizedMessage(
+                    f"payload: the event {key!r} has {len(body)} bytes packed, at most "
+                    f"{self._limit} are taken (GANGER_MAX_MESSAGE_BYTES)"
+                )
+            key = self._topology.push_key(key)
+            messages.append(Outgoing(self._topology.exchange, key, body))
+        await publish_until_confirmed(self._transport, self._topology, messages)
 
     async def cancel(self, request: CancelRun) -> None:
         """Ask to cancel a run; returns when the broker has the request."""

@@ -13,12 +13,13 @@ from ganger_broker.messages import (
     WorkerRegistered,
 )
 
-from . import attempts, placing, progress, triggers, workers
+from . import attempts, events, placing, progress, triggers, workers
 from .effects import Effect
 from .facts import (
     AssignmentReturned,
     BrokerRestored,
     CancelRequested,
+    EventPushed,
     MessageRefused,
     TimePassed,
     TriggerReceived,
@@ -36,6 +37,7 @@ _LOOK_AGAIN = 1000
 Fact = (
     Event
     | TriggerReceived
+    | EventPushed
     | MessageRefused
     | CancelRequested
     | AssignmentReturned
@@ -80,6 +82,8 @@ class Core:
         match fact:
             case TriggerReceived():
                 triggers.received(state, fact)
+            case EventPushed():
+                events.pushed(state, fact)
             case MessageRefused():
                 triggers.refused(state, fact)
             case CancelRequested():

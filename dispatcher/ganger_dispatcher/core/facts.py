@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ganger_broker.messages import AttemptId, RunResult, Trigger
+from ganger_broker.messages import AttemptId, PushEvent, RunResult, Trigger
 
 from .records import ReplyAddress
 
@@ -10,6 +10,7 @@ __all__ = [
     "AssignmentReturned",
     "BrokerRestored",
     "CancelRequested",
+    "EventPushed",
     "MessageRefused",
     "TimePassed",
     "TriggerReceived",
@@ -23,6 +24,16 @@ class TriggerReceived(msgspec.Struct, frozen=True):
     run_id: str
     reply: ReplyAddress | None = None
     ended: RunResult | None = None
+
+
+class EventPushed(msgspec.Struct, frozen=True):
+    """An event has come that may start runs. ``triggers``: those it starts, and follows."""
+
+    key: str
+    event: PushEvent
+    event_id: str
+    reply: ReplyAddress | None = None
+    triggers: tuple[str, ...] = ()
 
 
 class MessageRefused(msgspec.Struct, frozen=True):
