@@ -7,7 +7,9 @@ durable classic queues, persistent messages, late acknowledgements and results i
 Celery and Dramatiq come twice: as they are by default, and with confirmed publishes,
 which Taskiq always has. Ganger confirms each hop, has its dispatcher besides and 999 more
 registered workers with labels that are alive, and a second line on quorum queues, its
-default. Throughput: 5,000 jobs, 200 in flight, every result awaited. Round trips: one job
+default. The bare lines are no system: two hops through RabbitMQ with a commit to Redis
+between, which is what round trips cost here at least; Ganger's have four hops and two
+commits. Throughput: 5,000 jobs, 200 in flight, every result awaited. Round trips: one job
 at a time. The systems take turns; the figures are medians over the rounds.
 
 ``make bench-peers`` runs it, with the peers in .venv-bench.
@@ -80,6 +82,16 @@ def ganger(queue_type: str) -> System:
     )
 
 
+def bare(queue_type: str) -> System:
+    python = str(OWN / "python")
+    return System(
+        f"bare-{queue_type}",
+        [([python, "-m", "bench.peers.bare_app", "worker"], READY)],
+        [python, "-m", "bench.peers.bare_app"],
+        {"GANGER_QUEUE_TYPE": queue_type, "BENCH_QUEUE": f"bench-bare-{queue_type}"},
+    )
+
+
 CELERY = ("celery", "celery", "-A", "bench.peers.celery_app", "worker", "--pool=solo")
 DRAMATIQ = ("dramatiq", "dramatiq", "bench.peers.dramatiq_app", "--processes=1", "--threads=8")
 TASKIQ = (
@@ -94,10 +106,13 @@ SYSTEMS = [
     peer(*TASKIQ),
     ganger("classic"),
     ganger("quorum"),
+    bare("classic"),
+    bare("quorum"),
 ]
 PEER_QUEUES = [
     "bench-celery",
     *("bench-dramatiq", "bench-dramatiq.DQ", "bench-dramatiq.XQ"),
+    *("bench-bare-classic", "bench-bare-quorum"),
     *("bench-taskiq", "bench-taskiq-dead", "bench-taskiq-delay"),
 ]
 
@@ -212,14 +227,19 @@ def main() -> None:
 
 def show(medians: dict[str, dict[str, float]]) -> None:
     """The table, with ratios to the fastest peer."""
-    peers = [name for name in medians if not name.startswith("ganger")]
+    peers = [name for name in medians if not name.startswith(("ganger", "bare"))]
     best = max(peers, key=lambda name: medians[name]["jobs_per_s"], default=None)
-    print(f"\n{'':<20}{'jobs/s':>10}{'p50 ms':>10}{'p95 ms':>10}{'of fastest peer':>18}")
+    print(
+        f"\n{'':<20}{'jobs/s':>10}{'p50 ms':>10}{'p95 ms':>10}{'of fastest peer':>18}"
+        f"{'p50 of bare hops':>18}"
+    )
     for name, row in medians.items():
         ratio = f"{row['jobs_per_s'] / medians[best]['jobs_per_s']:.2f}x" if best else ""
+        bare_hops = medians.get("bare-quorum" if name.endswith("quorum") else "bare-classic")
+        trip = f"{row['p50_ms'] / bare_hops['p50_ms']:.2f}x" if bare_hops else ""
         print(
             f"{name:<20}{row['jobs_per_s']:>10,.0f}{row['p50_ms']:>10.1f}"
-            f"{row['p95_ms']:>10.1f}{ratio:>18}"
+            f"{row['p95_ms']:>10.1f}{ratio:>18}{trip:>18}"
         )
 
 
