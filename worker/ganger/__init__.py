@@ -20,6 +20,7 @@ from .app import Ganger
 from .client import WorkflowRunRef
 from .context import Context, WorkerContext
 from .failures import NonRetryable, RetryAfter
+from .functions import Task, Workflow
 from .version import __version__
 from .worker import Worker
 
@@ -38,11 +39,13 @@ __all__ = [
     "RunFailed",
     "Settings",
     "StickyStrategy",
+    "Task",
     "TransportClosed",
     "TransportError",
     "Worker",
     "WorkerContext",
     "WorkerLabelComparator",
+    "Workflow",
     "WorkflowRunRef",
     "__version__",
 ]

@@ -38,7 +38,7 @@ class AsyncAdmin:
     async def run_workflow(
         self,
         workflow: str | object,
-        input: Mapping[str, Any] | None = None,  # noqa: A002 - the word users know
+        input: Mapping[str, Any] | None = None,
         *,
         run_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,

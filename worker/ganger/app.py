@@ -14,18 +14,17 @@ from ganger_broker.transports import open_transport
 
 from .admin import Admin
 from .events import Events
+from .functions import Task, Workflow
 from .worker import Worker
 from .workflow import (
     DEFAULT_BACKOFF_MAX,
     DEFAULT_JITTER,
     DEFAULT_SCHEDULE_TIMEOUT,
     DEFAULT_TIMEOUT,
-    C,
     Duration,
     F,
-    declaration_of,
+    check_parentheses,
     declare_step,
-    declare_workflow,
 )
 
 __all__ = ["Ganger"]
@@ -47,7 +46,7 @@ class Ganger:
             self.override(**flags)
         self.admin = Admin(self)
         self.event = Events(self.admin)
-        self._workflows: dict[str, type] = {}
+        self._workflows: dict[str, object] = {}
         _close_at_exit(self)
 
     def workflow(
@@ -59,8 +58,10 @@ class Ganger:
         version: str = "",
         sticky: StickyStrategy | str | None = None,
         sticky_on_loss: StickyOnLoss | str = StickyOnLoss.WAIT,
-    ) -> Callable[[C], C]:
+    ) -> Workflow:
         """Make a class a workflow; its steps are its methods decorated with ``step``.
+
+        Or, without a class: what this returns takes functions as its steps, by ``task``.
 
         ``name``: by default the class's, in lower case. ``on_events``: keys of events that start
         a run, with ``*`` for anything (``"image:*"``). ``schedule_timeout``: for how long
@@ -72,24 +73,47 @@ class Ganger:
         Raises:
             InvalidWorkflow: something about it is wrong; the text names it.
         """
-        declare = declare_workflow(
-            name,
-            on_events=on_events,
-            schedule_timeout=schedule_timeout,
-            version=version,
-            sticky=sticky,
-            sticky_on_loss=sticky_on_loss,
-        )
+        check_parentheses(name, "workflow")
+        options = {
+            "on_events": on_events,
+            "schedule_timeout": schedule_timeout,
+            "version": version,
+            "sticky": sticky,
+            "sticky_on_loss": sticky_on_loss,
+        }
+        return Workflow(self, name, options)
 
-        def decorate(cls: C) -> C:
-            declared = declare(cls)
-            given = declaration_of(declared).definition.name
-            if given in self._workflows:
-                raise InvalidWorkflow(
-                    f"workflow {given!r} is declared already, by {self._workflows[given]!r}"
-                )
-            self._workflows[given] = declared
-            return declared
+    def task(
+        self,
+        name: str | None = None,
+        *,
+        on_events: Sequence[str] = (),
+        version: str = "",
+        **options: Any,
+    ) -> Callable[[Callable[..., Any]], Task]:
+        """Make a function of (input, context) a workflow of one step, with ``run`` and others.
+
+        ``name``: by default the function's, in lower case. ``on_events`` and ``version`` are
+        those of ``workflow``, the other options those of ``step``.
+
+        Raises:
+            InvalidWorkflow: something about it is wrong; the text names it.
+            InvalidLabel: a desired label is wrong; the text names it.
+        """
+        check_parentheses(name, "task")
+
+        def decorate(function: Callable[..., Any]) -> Task:
+            given = getattr(function, "__name__", "").lower() if name is None else name
+            workflow = {
+                "on_events": on_events,
+                "version": version,
+                "schedule_timeout": DEFAULT_SCHEDULE_TIMEOUT,
+                "sticky": None,
+                "sticky_on_loss": StickyOnLoss.WAIT,
+            }
+            task = Task(self, given, workflow)
+            task.task(given, **options)(function)
+            return task
 
         return decorate
 
@@ -181,9 +205,21 @@ class Ganger:
         return Worker(self, name, labels=labels, slots=slots, worker_id=worker_id)
 
     @property
-    def workflows(self) -> dict[str, type]:
-        """The workflow classes declared on this app, by their names."""
+    def workflows(self) -> dict[str, object]:
+        """The workflows declared on this app by their names: classes, or of functions."""
         return dict(self._workflows)
+
+    def add_workflow(self, name: str, workflow: object) -> None:
+        """Know this workflow; the decorators do it.
+
+        Raises:
+            InvalidWorkflow: there is one of that name.
+        """
+        if name in self._workflows:
+            raise InvalidWorkflow(
+                f"workflow {name!r} is declared already, by {self._workflows[name]!r}"
+            )
+        self._workflows[name] = workflow
 
     def override(self, **flags: Any) -> None:
         """Change settings by name, for what connects from now on; None changes nothing.

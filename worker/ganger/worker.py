@@ -14,6 +14,7 @@ from ganger_broker.messages import ID_PATTERN, WorkflowDefinition
 
 from .background import BackgroundLoop, loops_at_work
 from .embedded import ensure_dispatcher
+from .functions import Workflow
 from .importing import check_not_importing
 from .live_labels import LiveLabels
 from .runtime import WorkerRuntime
@@ -67,7 +68,8 @@ class Worker:
         self._task: asyncio.Task[None] | None = None
 
     def register_workflow(self, workflow: object) -> None:
-        """Take this workflow's steps; ``workflow`` is an object of a workflow class.
+        """Take this workflow's steps; ``workflow`` is an object of a workflow class, or one
+        of functions.
 
         Raises:
             InvalidWorkflow: it is no workflow, its class needs arguments, or one of its
@@ -75,6 +77,8 @@ class Worker:
         """
         if isinstance(workflow, type):
             workflow = _made(workflow)
+        elif isinstance(workflow, Workflow):
+            workflow = workflow.made()
         definition = declaration_of(workflow).definition
         if any(known.name == definition.name for known in self._workflows):
             raise InvalidWorkflow(f"worker {self.name!r} has a workflow {definition.name!r}")

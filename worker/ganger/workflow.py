@@ -29,9 +29,11 @@ __all__ = [
     "Declaration",
     "Duration",
     "bind",
+    "check_parentheses",
     "declaration_of",
     "declare_step",
     "declare_workflow",
+    "mark_step",
     "step_name_of",
     "written",
 ]
@@ -84,18 +86,19 @@ class BoundStep:
 def declare_step(
     name: str | None,
     *,
-    timeout: Duration,
-    retries: int,
-    backoff_factor: float | None,
-    backoff_max_seconds: float,
-    jitter: float,
-    schedule_timeout: Duration | None,
-    desired_worker_labels: Mapping[str, Any] | None,
+    timeout: Duration = DEFAULT_TIMEOUT,
+    retries: int = 0,
+    backoff_factor: float | None = None,
+    backoff_max_seconds: float = DEFAULT_BACKOFF_MAX,
+    jitter: float = DEFAULT_JITTER,
+    schedule_timeout: Duration | None = None,
+    desired_worker_labels: Mapping[str, Any] | None = None,
     parents: Iterable[str | Callable[..., Any]] = (),
     on_failure: bool = False,
+    takes: tuple[str, str] = ("self", "context"),
 ) -> Callable[[F], F]:
     """The decorator that makes a method a step; see ``Ganger.step``."""
-    _check_parentheses(name, "on_failure_step" if on_failure else "step")
+    check_parentheses(name, "on_failure_step" if on_failure else "step")
 
     def decorate(function: F) -> F:
         if not inspect.isfunction(function):
@@ -103,7 +106,7 @@ def declare_step(
         given = function.__name__.lower() if name is None else name
         place = f"step {given!r}"
         _check_name(given, place)
-        _check_function(function, place)
+        _check_function(function, place, takes)
         step = _Step(
             given,
             on_failure,
@@ -136,7 +139,7 @@ def declare_workflow(
     sticky_on_loss: StickyOnLoss | str,
 ) -> Callable[[C], C]:
     """The decorator that makes a class a workflow; see ``Ganger.workflow``."""
-    _check_parentheses(name, "workflow")
+    check_parentheses(name, "workflow")
 
     def decorate(cls: C) -> C:
         if not isinstance(cls, type):
@@ -178,6 +181,12 @@ def declaration_of(workflow: object) -> Declaration:
             f"{workflow!r} is not a workflow: decorate its class with @app.workflow()"
         )
     return found
+
+
+def mark_step(method: F, like: Callable[..., Any]) -> F:
+    """Make a method the step that ``like`` was declared as."""
+    setattr(method, _STEP, getattr(like, _STEP))
+    return method
 
 
 def step_name_of(step: object) -> str | None:
@@ -297,7 +306,8 @@ def _definition(step: _Step, schedule_timeout: float) -> StepDefinition:
     )
 
 
-def _check_parentheses(name: object, decorator: str) -> None:
+def check_parentheses(name: object, decorator: str) -> None:
+    """Refuse a decorator that was written without its parentheses."""
     if callable(name):
         raise InvalidWorkflow(
             f"{decorator}: write @app.{decorator}() with its parentheses, above {name!r}"
@@ -312,13 +322,13 @@ def _check_name(name: object, place: str) -> None:
         )
 
 
-def _check_function(function: Callable[..., Any], place: str) -> None:
+def _check_function(function: Callable[..., Any], place: str, takes: tuple[str, str]) -> None:
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
         raise InvalidWorkflow(f"{place}: is a generator; return the output instead of yielding")
     try:
-        inspect.signature(function).bind("self", "context")
+        inspect.signature(function).bind(*takes)
     except TypeError as exc:
-        raise InvalidWorkflow(f"{place}: must take (self, context): {exc}") from exc
+        raise InvalidWorkflow(f"{place}: must take ({', '.join(takes)}): {exc}") from exc
 
 
 def _parents(parents: Iterable[str | Callable[..., Any]], place: str) -> tuple[str, ...]:

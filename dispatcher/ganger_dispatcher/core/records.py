@@ -121,7 +121,7 @@ class Run:
 
     def __init__(
         self,
-        id: str,  # noqa: A002 -- the word of the contract
+        id: str,
         header: RunHeader,
         workflow: Workflow,
         steps: dict[str, StepRun],

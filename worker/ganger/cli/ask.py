@@ -27,7 +27,7 @@ def trigger(
         str,
         typer.Argument(metavar="WORKFLOW", help="Its name: the class's, in lower case."),
     ],
-    input: Annotated[  # noqa: A002 - the flag is --input
+    input: Annotated[
         str, typer.Option("--input", metavar="JSON", help="The run's input, an object.")
     ] = "{}",
     run_id: Annotated[

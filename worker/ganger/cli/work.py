@@ -117,7 +117,7 @@ def dev(
             metavar="WORKFLOW", help="Run this workflow after each start and print its result."
         ),
     ] = None,
-    input: Annotated[  # noqa: A002 - the flag is --input
+    input: Annotated[
         str, typer.Option("--input", metavar="JSON", help="The input of --trigger, an object.")
     ] = "{}",
     reload: Annotated[bool, typer.Option(help="Start anew when a file changes.")] = True,

@@ -86,6 +86,6 @@ def make_workers(app: Ganger) -> list[Worker]:
     for name, machine in FLEET.items():
         worker = app.worker(name, labels=machine.labels, slots=machine.slots, worker_id=name)
         for workflow in app.workflows.values():
-            worker.register_workflow(workflow())
+            worker.register_workflow(workflow)
         workers.append(worker)
     return workers

@@ -1,0 +1,159 @@
+"""Workflows of functions: the same engine, another way to write them."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from ganger import Context, Ganger, InvalidWorkflow, RunFailed, Task, Workflow
+from ganger.workflow import declaration_of
+
+PATIENCE = 20.0
+Input = dict[str, Any]
+
+
+@pytest.fixture
+def app() -> Any:
+    made = Ganger(broker_url=f"memory://{uuid4().hex}")
+    yield made
+    made.close()
+
+
+def picture(app: Ganger) -> Workflow:
+    wf = app.workflow(name="picture", version="2", on_events=["image:new"])
+
+    @wf.task(retries=2, desired_worker_labels={"kind": "cpu"})
+    async def load(input: Input, context: Context) -> Input:
+        return {"pixels": input["size"] ** 2}
+
+    @wf.task(parents=[load])
+    def show(input: Input, context: Context) -> str:
+        return f"{input['size']}: {context.step_output(load)['pixels']}"
+
+    @wf.on_failure_task(timeout="5s")
+    def oops(input: Input, context: Context) -> None:
+        """Nobody needs to be told."""
+
+    return wf
+
+
+def test_it_is_declared_as_a_class_with_the_same_steps_would_be(app: Ganger) -> None:
+    other = Ganger(broker_url="memory://other")
+
+    @other.workflow(version="2", on_events=["image:new"])
+    class Picture:
+        @other.step(retries=2, desired_worker_labels={"kind": "cpu"})
+        async def load(self, context: Context) -> None: ...
+
+        @other.step(parents=["load"])
+        def show(self, context: Context) -> None: ...
+
+        @other.on_failure_step(timeout="5s")
+        def oops(self, context: Context) -> None: ...
+
+    assert declaration_of(picture(app)).definition == declaration_of(Picture).definition
+    assert set(app.workflows) == {"picture"}
+
+
+def test_it_runs_blocking(app: Ganger) -> None:
+    wf = picture(app)
+    worker = app.worker("w", labels={"kind": "cpu"})
+    worker.register_workflow(wf)
+    with worker:
+        assert wf.run({"size": 3}, timeout=PATIENCE) == {"load": {"pixels": 9}, "show": "3: 9"}
+        many = wf.run_many([{"size": n} for n in range(5)], timeout=PATIENCE, priority=2)
+        assert [found["show"] for found in many] == [f"{n}: {n * n}" for n in range(5)]
+        ref = wf.run_no_wait({"size": 1}, run_id="mine")
+        assert ref.run_id == "mine"
+        assert ref.sync_result(PATIENCE)["show"] == "1: 1"
+
+
+async def test_it_runs_awaited(app: Ganger) -> None:
+    wf = picture(app)
+    worker = app.worker("w", labels={"kind": "cpu"})
+    worker.register_workflow(wf)
+    async with worker:
+        assert (await wf.aio_run({"size": 3}, timeout=PATIENCE))["show"] == "3: 9"
+        many = await wf.aio_run_many([{"size": 1}, {"size": 2}], timeout=PATIENCE)
+        assert [found["show"] for found in many] == ["1: 1", "2: 4"]
+        ref = await wf.aio_run_no_wait({"size": 5})
+        assert (await ref.result(PATIENCE))["show"] == "5: 25"
+    await app.admin.aio.close()
+
+
+async def test_a_task_is_a_workflow_of_one_step_and_returns_what_it_returns(app: Ganger) -> None:
+    @app.task(retries=1, desired_worker_labels={"kind": "cpu"})
+    async def Double(input: Input, context: Context) -> int:  # noqa: N802 - it is lowered
+        if context.retry_count() == 0:
+            raise ValueError("once more")
+        return int(input["n"]) * 2
+
+    @app.task(name="half", on_events=["n:*"], version="7")
+    def halve(input: Input, context: Context) -> float:
+        return input["n"] / 2
+
+    assert isinstance(Double, Task)
+    assert (Double.name, halve.name) == ("double", "half")
+    definition = declaration_of(halve).definition
+    assert (definition.version, definition.on_events) == ("7", ["n:*"])
+    worker = app.worker("w", labels={"kind": "cpu"})
+    for workflow in app.workflows.values():
+        worker.register_workflow(workflow)
+    async with worker:
+        assert await Double.aio_run({"n": 4}, timeout=PATIENCE) == 8
+        assert await halve.aio_run_many([{"n": 1}, {"n": 3}], timeout=PATIENCE) == [0.5, 1.5]
+        with pytest.raises(RunFailed, match="in step half"):
+            await halve.aio_run({"n": "x"}, timeout=PATIENCE)
+    await app.admin.aio.close()
+
+
+async def test_blocking_a_workers_own_loop_is_refused(app: Ganger) -> None:
+    @app.task()
+    async def inner(input: Input, context: Context) -> int:
+        return 1
+
+    @app.task()
+    async def outer(input: Input, context: Context) -> str:
+        with pytest.raises(RuntimeError) as caught:
+            inner.run({})
+        return str(caught.value)
+
+    worker = app.worker("w")
+    worker.register_workflow(inner)
+    worker.register_workflow(outer)
+    async with worker:
+        assert "await" in await outer.aio_run({}, timeout=PATIENCE)
+    await app.admin.aio.close()
+    await asyncio.to_thread(app.close)
+
+
+def step(input: Input, context: Context) -> None: ...
+
+
+def only_input(input: Input) -> None: ...
+
+
+def test_what_is_wrong_is_said_where_it_is_written(app: Ganger) -> None:
+    with pytest.raises(InvalidWorkflow, match=r"step 'only_input': must take \(input, context\)"):
+        app.task()(only_input)
+    with pytest.raises(InvalidWorkflow, match=r"write @app.task\(\) with its parentheses"):
+        app.task(step)  # type: ignore[arg-type]
+    with pytest.raises(InvalidWorkflow, match=r"one of functions needs a name"):
+        app.workflow().task()(step)
+    wf = app.workflow(name="one")
+    wf.task(parents=["gone"])(step)
+    with pytest.raises(InvalidWorkflow, match="there is no step 'gone'"):
+        declaration_of(wf)
+    with pytest.raises(InvalidWorkflow, match="workflow 'one' is declared already"):
+        app.workflow(name="one").task()(step)
+    with pytest.raises(InvalidWorkflow, match="has functions already, and no class"):
+        wf(type("Late", (), {}))
+
+
+def test_tasks_come_before_it_is_used(app: Ganger) -> None:
+    wf = app.workflow(name="used")
+    wf.task()(step)
+    app.worker("w").register_workflow(wf)
+    with pytest.raises(InvalidWorkflow, match="is in use; declare all its tasks before"):
+        wf.task(name="late")(step)

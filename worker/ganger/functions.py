@@ -1,0 +1,190 @@
+"""Workflows of functions: ``wf = app.workflow(name=…)`` with ``@wf.task()``, and ``@app.task()``.
+
+Another way to write the same thing: the functions become the methods of a class, which is
+declared, registered and run like one that was written out.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ganger_broker.errors import InvalidWorkflow
+
+from .client import WorkflowRunRef
+from .workflow import C, Declaration, F, declaration_of, declare_step, declare_workflow, mark_step
+
+if TYPE_CHECKING:
+    from .app import Ganger
+
+__all__ = ["Task", "Workflow"]
+
+Input = Mapping[str, Any]
+
+
+class Workflow:
+    """What ``app.workflow(…)`` gives: it decorates a class, or takes functions as its steps.
+
+    A function of two parameters, the run's input and the context, is a step by ``task``.
+    """
+
+    def __init__(self, app: "Ganger", name: str | None, options: Mapping[str, Any]) -> None:
+        self._app = app
+        self._name = name
+        self._options = dict(options)
+        self._methods: dict[str, Callable[..., Any]] = {}
+        self._made: object | None = None
+
+    def __call__(self, cls: C) -> C:
+        """Make a class a workflow; see ``Ganger.workflow``."""
+        if self._methods:
+            raise InvalidWorkflow(f"workflow {self._name!r}: has functions already, and no class")
+        declared = declare_workflow(self._name, **self._options)(cls)
+        self._app.add_workflow(declaration_of(declared).definition.name, declared)
+        return declared
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._name or ""
+
+    # ── declaring ─────────────────────────────────────────────────────────────────────
+
+    def task(
+        self,
+        name: str | None = None,
+        *,
+        parents: Iterable[str | Callable[..., Any]] = (),
+        **options: Any,
+    ) -> Callable[[F], F]:
+        """Make a function a step. ``parents`` and the options are those of ``Ganger.step``.
+
+        Raises:
+            InvalidWorkflow: something about it is wrong; the text names it.
+            InvalidLabel: a desired label is wrong; the text names it.
+        """
+        return self._taking(name, parents=parents, **options)
+
+    def on_failure_task(self, name: str | None = None, **options: Any) -> Callable[[F], F]:
+        """Make a function the step that runs when another has failed for good; see
+        ``Ganger.on_failure_step``."""
+        return self._taking(name, on_failure=True, **options)
+
+    def _taking(self, name: str | None, **options: Any) -> Callable[[F], F]:
+        declare = declare_step(name, takes=("input", "context"), **options)
+
+        def decorate(function: F) -> F:
+            place = f"workflow {self._name!r}"
+            if not self._name:
+                raise InvalidWorkflow(
+                    "workflow: one of functions needs a name: app.workflow(name=…)"
+                )
+            if self._made is not None:
+                raise InvalidWorkflow(f"{place}: is in use; declare all its tasks before that")
+            declare(function)
+            if not self._methods:
+                self._app.add_workflow(self._name, self)
+            self._methods[f"step_{len(self._methods)}"] = _method(function)
+            return function
+
+        return decorate
+
+    def made(self) -> object:
+        """An object of the class that its functions make up.
+
+        Raises:
+            InvalidWorkflow: something about them is wrong; the text names it.
+        """
+        if self._made is None:
+            made = type(self.name, (), dict(self._methods))
+            self._made = declare_workflow(self._name, **self._options)(made)()
+        return self._made
+
+    @property
+    def __ganger_workflow__(self) -> Declaration:
+        return declaration_of(self.made())
+
+    # ── running ───────────────────────────────────────────────────────────────────────
+
+    def run(
+        self,
+        input: Input | None = None,
+        *,
+        timeout: float | None = None,
+        **fields: Any,
+    ) -> Any:
+        """Run it and wait for its result: what each step returned, by its name.
+
+        ``timeout``: seconds to wait. The other fields, and what is raised, are those of
+        ``admin.run_workflow`` and ``WorkflowRunRef.sync_result``.
+        """
+        return self.output_of(self.run_no_wait(input, **fields).sync_result(timeout))
+
+    def run_no_wait(self, input: Input | None = None, **fields: Any) -> WorkflowRunRef:
+        """Trigger a run; its result may be had from what this returns."""
+        return self._app.admin.run_workflow(self, input, **fields)
+
+    def run_many(
+        self, inputs: Iterable[Input], *, timeout: float | None = None, **fields: Any
+    ) -> list[Any]:
+        """Run it once for each input, at the same time; the results in their order."""
+        refs = self._app.admin.call(self._start_many(inputs, fields))
+        return [self.output_of(ref.sync_result(timeout)) for ref in refs]
+
+    async def aio_run(
+        self,
+        input: Input | None = None,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+        **fields: Any,
+    ) -> Any:
+        """The same as ``run``, awaitable."""
+        ref = await self.aio_run_no_wait(input, **fields)
+        return self.output_of(await ref.result(timeout))
+
+    async def aio_run_no_wait(self, input: Input | None = None, **fields: Any) -> WorkflowRunRef:
+        """The same as ``run_no_wait``, awaitable."""
+        return await self._app.admin.aio.run_workflow(self, input, **fields)
+
+    async def aio_run_many(
+        self,
+        inputs: Iterable[Input],
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+        **fields: Any,
+    ) -> list[Any]:
+        """The same as ``run_many``, awaitable."""
+        refs = await self._start_many(inputs, fields)
+        results = await asyncio.gather(*(ref.result(timeout) for ref in refs))
+        return [self.output_of(result) for result in results]
+
+    async def _start_many(
+        self, inputs: Iterable[Input], fields: Mapping[str, Any]
+    ) -> list[WorkflowRunRef]:
+        return await asyncio.gather(*(self.aio_run_no_wait(each, **fields) for each in inputs))
+
+    def output_of(self, outputs: dict[str, Any]) -> Any:
+        """What ``run`` returns, of what the steps returned."""
+        return outputs
+
+
+class Task(Workflow):
+    """What ``@app.task()`` makes of a function: a workflow of one step."""
+
+    def output_of(self, outputs: dict[str, Any]) -> Any:
+        """What its function returned."""
+        return outputs[self.name]
+
+
+def _method(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as a step's method: it is given the input as well."""
+
+    async def call(self: object, context: Any) -> Any:
+        return await function(context.workflow_input(), context)
+
+    def call_in_thread(self: object, context: Any) -> Any:
+        return function(context.workflow_input(), context)
+
+    if inspect.iscoroutinefunction(function):
+        return mark_step(call, function)
+    return mark_step(call_in_thread, function)
