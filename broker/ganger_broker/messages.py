@@ -39,6 +39,7 @@ __all__ = [
     "StepRefreshed",
     "StepReleased",
     "StepStarted",
+    "StepWaits",
     "StickyOnLoss",
     "StickyStrategy",
     "ToWorker",
@@ -53,6 +54,7 @@ __all__ = [
 # $ alone would let a final newline pass
 NAME_PATTERN = r"^[a-z0-9_][a-z0-9_.-]{0,127}$(?!\n)"
 ID_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}$(?!\n)"
+STEP_RUN_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}/[a-z0-9_][a-z0-9_.-]{0,127}$(?!\n)"
 EVENT_KEY_PATTERN = r"^[^\s*?\[\]]{1,200}$(?!\n)"
 """Of an event's key: no space, and nothing that a pattern gives a meaning to."""
 
@@ -70,6 +72,7 @@ Count = Annotated[int, Meta(ge=0)]
 Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
 Slots = Annotated[int, Meta(ge=1, le=4096)]
 Priority = Annotated[int, Meta(ge=1, le=3, description="3 goes first")]
+StepRunId = Annotated[str, Meta(pattern=STEP_RUN_PATTERN, description="<run>/<step>")]
 AttemptId = Annotated[str, Meta(description="<run>/<step>/<n>: the fencing token of one attempt")]
 
 
@@ -114,7 +117,9 @@ class Trigger(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Asks for a run of a workflow. Exchange ``ganger``, routing key ``trigger.<workflow>``.
 
     ``run_id`` makes it idempotent: a second trigger with the same id is the same run.
-    ``desired_worker_labels`` is merged over each step's own, by key.
+    ``desired_worker_labels`` is merged over each step's own, by key. ``parent``: the step run
+    that spawned it; when that one's run does not succeed, this one is cancelled. ``sticky_to``:
+    the worker its first steps stay with, by its workflow's sticky strategy, SOFT by default.
     """
 
     workflow: Name
@@ -123,6 +128,8 @@ class Trigger(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     metadata: dict[str, Any] = {}
     priority: Priority = 1
     desired_worker_labels: dict[str, Any] = {}
+    parent: StepRunId | None = None
+    sticky_to: Id | None = None
 
 
 class PushEvent(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -315,6 +322,16 @@ class StepReleased(WorkerEvent, tag="step_released"):
     attempt: AttemptId
 
 
+class StepWaits(WorkerEvent, tag="step_waits"):
+    """The attempt waits for its children and needs no slot, or goes on and has one again.
+
+    ``seq`` counts these words of one attempt from 1: odd, it waits; even, it goes on.
+    """
+
+    attempt: AttemptId
+    seq: Annotated[int, Meta(ge=1)]
+
+
 class StepRefreshed(WorkerEvent, tag="step_refreshed"):
     """The attempt runs, and may from now on for ``timeout`` seconds more."""
 
@@ -332,6 +349,7 @@ Event = (
     | StepFinished
     | StepReleased
     | StepRefreshed
+    | StepWaits
 )
 
 

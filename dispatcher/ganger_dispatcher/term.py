@@ -68,6 +68,10 @@ def policy_of(settings: Settings) -> Policy:
     )
 
 
+def _parent_run(fact: TriggerReceived) -> str:
+    return (fact.trigger.parent or "").partition("/")[0]
+
+
 class Poisoned(Exception):
     """The core failed on what this delivery says."""
 
@@ -276,10 +280,13 @@ class Term:
         if not asked:
             return
         run_ids = [fact.run_id for _, fact in asked]
+        parents = {_parent_run(fact) for _, fact in asked} - runs.keys()
+        run_ids += sorted(parent for parent in parents if parent)
         ended = await self._persist(lambda: self._store.ended(run_ids))
         for those, fact in asked:
-            if fact.run_id in ended:
-                those[those.index(fact)] = replace(fact, ended=ended[fact.run_id])
+            own, parent = ended.get(fact.run_id), ended.get(_parent_run(fact))
+            if own or parent:
+                those[those.index(fact)] = replace(fact, ended=own, parent_ended=parent)
 
     async def _carry_out(self, effects: list[Effect], batch: list[Received]) -> None:
         """Commit, then publish and acknowledge in the background, in order."""

@@ -63,3 +63,27 @@ class Plain:
     def plain(self, context: Context) -> dict[str, Any]:
         context.worker.upsert_labels({"plain": 1})
         return {"worker": context.worker.id(), "retry": context.retry_count()}
+
+
+@app.workflow()
+class Short:
+    """The same as ``long``, for less than the time in which a silent worker is lost."""
+
+    @app.step(timeout="1s")
+    async def short(self, context: Context) -> None:
+        await context.worker.async_upsert_labels({"busy": context.workflow_run_id()})
+        await asyncio.sleep(60)
+
+
+@app.workflow()
+class Split:
+    """Spawns a run of ``long`` for each part, elsewhere, and waits for them in its one slot."""
+
+    @app.step(timeout="5m", desired_worker_labels={"role": "parent"})
+    async def split(self, context: Context) -> list[Any]:
+        given = context.workflow_input()
+        wish = {"role": {"value": "child"}}
+        children = await context.aio.spawn_workflows(
+            Long, [{"until": given["until"]}] * given["parts"], desired_worker_labels=wish
+        )
+        return [(await child.result())["long"]["worker"] for child in children]

@@ -3,16 +3,15 @@
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import pytest
 import redis
 
 from ganger_broker.labels import Requirement, parse_desired
 from tests.unit.placement.oracle import OracleWorker, eligible, rank
 
-from .processes import Process, ganger, ganger_json
+from .fleet import Fleet, name_of, until, until_busy
+from .processes import ganger, ganger_json
 from .publisher import publisher
 
 FLEET = {
@@ -22,64 +21,11 @@ FLEET = {
 }
 
 
-class Fleet:
-    """The processes of one test, with the names of their workers."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self.environment = environment
-        self.processes: dict[str, Process] = {}
-
-    async def start(self, name: str, *words: str, until: str, **environment: str) -> Process:
-        process = await Process.start(*words, **self.environment, **environment)
-        self.processes[name] = process
-        await process.says(until)
-        return process
-
-    async def dispatcher(self, name: str = "dispatcher", until: str = "leading") -> Process:
-        return await self.start(name, "dispatcher", until=until)
-
-    async def worker(self, name: str, labels: dict, slots: int = 2) -> Process:
-        flags = [f"--label={key}={json.dumps(value)}" for key, value in labels.items()]
-        words = ("worker", "tests.e2e.fleet_app:app", "--name", name, f"--slots={slots}", *flags)
-        return await self.start(name, *words, until="worker registered")
-
-    async def stop(self) -> None:
-        for process in self.processes.values():
-            await process.stop()
-
-
-@pytest.fixture
-async def fleet(broker_url: str, redis_url: str, prefix: str) -> AsyncIterator[Fleet]:
-    environment = {
-        "GANGER_BROKER_URL": broker_url,
-        "GANGER_REDIS_URL": redis_url,
-        "GANGER_PREFIX": prefix,
-        "GANGER_HOLD": "1s",
-        "GANGER_WORKER_QUEUE_EXPIRES": "30s",  # a killed worker's queue is nobody's to delete
-    }
-    fleet = Fleet(environment)
-    try:
-        yield fleet
-    finally:
-        await fleet.stop()
-
-
 async def start_all(fleet: Fleet) -> None:
     await fleet.dispatcher()
     for name, labels in FLEET.items():
         await fleet.worker(name, labels)
     await until(fleet, lambda workers: len(workers) == len(FLEET))
-
-
-async def until(fleet: Fleet, fits: Callable[[list[dict]], bool]) -> None:
-    """Until ``ganger workers`` shows what is waited for."""
-    async with asyncio.timeout(30):
-        while not fits(await ganger_json("workers", **fleet.environment)):
-            pass
-
-
-def name_of(worker_id: str) -> str:
-    return worker_id.rsplit("-", 1)[0]
 
 
 def best(desired: dict) -> set[str]:
@@ -192,11 +138,6 @@ async def test_a_killed_workers_step_runs_again_elsewhere(
     [run] = await ganger_json("runs", **fleet.environment)
     assert run["steps"]["long"]["losses"] == 1
     assert run["steps"]["long"]["attempt"] == 2
-
-
-async def until_busy(fleet: Fleet, run_id: str) -> None:
-    """Until the step of the run has begun, which it says with a label."""
-    await until(fleet, lambda workers: any(w["labels"].get("busy") == run_id for w in workers))
 
 
 async def test_a_running_step_is_cancelled(fleet: Fleet, broker_url: str, prefix: str) -> None:

@@ -155,6 +155,7 @@ async def test_a_worker(place: Place) -> None:
         "label_seq": "3",
         "past": '["i0"]',
         "workflows": "{}",
+        "waits": "{}",
     }
     assert await place.hash(place.keys.labels("a")) == {"model": '"x"', "memory": "512"}
     assert "worker:a:attempts" not in await place.names()

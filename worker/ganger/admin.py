@@ -15,7 +15,7 @@ from ganger_broker.plain_values import plain
 from .background import BackgroundLoop
 from .client import Client, WorkflowRunRef
 from .embedded import ensure_dispatcher
-from .workflow import declaration_of, written
+from .workflow import workflow_name_of, written
 
 if TYPE_CHECKING:
     from .app import Ganger
@@ -44,25 +44,29 @@ class AsyncAdmin:
         metadata: Mapping[str, Any] | None = None,
         priority: int = 1,
         desired_worker_labels: Mapping[str, Any] | None = None,
+        parent: str | None = None,
+        sticky_to: str | None = None,
     ) -> WorkflowRunRef:
         """Trigger a run; returns when the broker has confirmed the trigger.
 
         ``workflow``: its name, or its class. ``run_id`` makes it idempotent: a second
         trigger with the same id is the same run. ``desired_worker_labels`` are merged over
-        each step's own, by key. ``priority``: 1 to 3, 3 goes first.
+        each step's own, by key. ``priority``: 1 to 3, 3 goes first. ``parent`` and
+        ``sticky_to`` are for runs that steps spawn: see ``context.aio``.
 
         Raises:
             InvalidInput: one of these is wrong; the text names the field.
             TransportError: the broker refuses the connection.
         """
-        name = workflow if isinstance(workflow, str) else declaration_of(workflow).definition.name
         fields = {
-            "workflow": name,
+            "workflow": workflow_name_of(workflow),
             "input": plain({} if input is None else input, "input"),
             "run_id": uuid4().hex if run_id is None else run_id,
             "metadata": plain({} if metadata is None else metadata, "metadata"),
             "priority": priority,
             "desired_worker_labels": written(desired_worker_labels, "desired_worker_labels"),
+            "parent": parent,
+            "sticky_to": sticky_to,
         }
         trigger = checked(fields, Trigger)
         return await (await self.client()).trigger(trigger)

@@ -70,6 +70,11 @@ class WorkflowRunRef:
         """The id of the run."""
         return self.run_id
 
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, as far as is known here."""
+        return self._awaited.done.is_set()
+
     async def result(self, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109
         """Wait for the run's end; what each step returned, by its name.
 

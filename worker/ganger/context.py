@@ -13,6 +13,7 @@ from ganger_broker.errors import GangerError, InvalidInput
 from ganger_broker.labels import LabelValue
 from ganger_broker.messages import MAX_SECONDS, Assignment, AttemptId, RunError
 
+from .children import ChildRef, Children
 from .live_labels import LiveLabels
 from .workflow import step_name_of
 
@@ -91,8 +92,10 @@ class Context:
         assignment: Assignment,
         worker: WorkerContext,
         refresh: Callable[[AttemptId, float], None],
+        children: Children,
     ) -> None:
         self.worker = worker
+        self.aio = children
         self._assignment = assignment
         self._refresh = refresh
         self._stopped = False
@@ -163,6 +166,28 @@ class Context:
             raise InvalidInput(f"refresh_timeout: {timeout!r} is over {MAX_SECONDS:,.0f} s")
         self._refresh(self._assignment.attempt, seconds)
 
+    def spawn_workflow(
+        self, workflow: str | object, input: Mapping[str, Any] | None = None, **fields: Any
+    ) -> ChildRef:
+        """The same as ``await context.aio.spawn_workflow``, for steps that are plain functions.
+
+        Raises:
+            RuntimeError: the step is ``async def``, whose event loop this would block.
+        """
+        work = self.aio.spawn_workflow(workflow, input, **fields)
+        return self.aio.blocking(work, "await context.aio.spawn_workflow(…)")
+
+    def spawn_workflows(
+        self, workflow: str | object, inputs: Iterable[Mapping[str, Any]], **fields: Any
+    ) -> list[ChildRef]:
+        """The same as ``await context.aio.spawn_workflows``, for steps that are plain functions.
+
+        Raises:
+            RuntimeError: the step is ``async def``, whose event loop this would block.
+        """
+        work = self.aio.spawn_workflows(workflow, inputs, **fields)
+        return self.aio.blocking(work, "await context.aio.spawn_workflows(…)")
+
     @property
     def cancelled(self) -> bool:
         """Whether to stop: the attempt was cancelled, is over its time, or its worker ends.
@@ -193,5 +218,6 @@ class Context:
 
     def _stop(self) -> None:
         self._stopped = True
+        self.aio.stop()
         if self._exit is not None:
             self._exit.set()

@@ -4,7 +4,8 @@ import asyncio
 import contextvars
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
@@ -21,11 +22,14 @@ from ganger_broker.messages import (
     StepRefreshed,
     StepReleased,
     StepStarted,
+    StepWaits,
     action_of,
 )
 from ganger_broker.plain_values import plain
 from ganger_broker.transport import Delivery
 
+from .admin import AsyncAdmin
+from .children import Children
 from .context import Context, WorkerContext
 from .failures import NonRetryable, RetryAfter, error_of, timed_out
 from .outbox import Outbox
@@ -48,14 +52,17 @@ class _Attempt:
     """One attempt that this worker holds."""
 
     __slots__ = (
-        *("assignment", "begun", "cancel", "context", "seconds", "step", "task"),
-        *("timed_out", "timer"),
+        *("assignment", "begun", "cancel", "context", "seconds", "slot", "step", "task"),
+        *("timed_out", "timer", "waiting", "words"),
     )
 
-    def __init__(self, assignment: Assignment, step: BoundStep | None, context: Context) -> None:
+    def __init__(self, assignment: Assignment, step: BoundStep | None) -> None:
         self.assignment = assignment
         self.step = step
-        self.context = context
+        self.context: Context
+        self.slot = False  # whether it has one of the worker's
+        self.waiting = 0  # how many of its children it waits for
+        self.words = 0  # how often it has said that it waits, or goes on
         self.begun = False
         self.seconds = assignment.timeout
         self.timed_out = False
@@ -68,7 +75,8 @@ class StepRunner:
     """The attempts of one worker in one incarnation.
 
     At most ``slots`` steps run at once, also where the dispatcher counts a slot as free
-    whose thread has not ended yet; ``max_bytes`` bounds one event.
+    whose thread has not ended yet; ``max_bytes`` bounds one event. ``admin`` is what the
+    steps spawn runs with.
     """
 
     def __init__(
@@ -80,7 +88,9 @@ class StepRunner:
         *,
         slots: int,
         max_bytes: int,
+        admin: AsyncAdmin | None = None,
     ) -> None:
+        self._admin = admin
         self._steps = steps
         self._worker = worker
         self._incarnation = incarnation
@@ -111,8 +121,15 @@ class StepRunner:
         30 minutes. The dispatcher's state and heartbeats bring it again if this worker dies.
         """
         step = self._steps.get(action_of(assignment.workflow, assignment.step))
-        context = Context(assignment, self._worker, self._refresh)
-        held = _Attempt(assignment, step, context)
+        held = _Attempt(assignment, step)
+        children = Children(
+            assignment,
+            self._worker.id(),
+            self._admin,
+            lambda: self._waiting_for_child(held),
+            self._loop,
+        )
+        held.context = Context(assignment, self._worker, self._refresh, children)
         self._held[assignment.attempt] = held
         self._idle.clear()
         self._outbox.append(
@@ -166,13 +183,14 @@ class StepRunner:
         error: BaseException | None = None
         try:
             held.begun = True
-            async with self._slots:
-                if held.cancel is None:
-                    output = await self._call(held)
+            await self._take_slot(held)
+            if held.cancel is None:
+                output = await self._call(held)
             if isinstance(output, Raised):
                 output, error = None, output.error
         except BaseException as exc:  # SystemExit too: it is the step that ends, not the worker
             error = exc
+        self._give_slot(held)
         if self._lingering.pop(assignment.attempt, None) is not None:
             _log.warning("step stopped after its timeout", timeout=held.seconds)
             self._outbox.append(
@@ -201,6 +219,48 @@ class StepRunner:
         finally:
             if held.timer is not None:
                 held.timer.cancel()
+
+    # ── its slot ──────────────────────────────────────────────────────────────────────
+
+    async def _take_slot(self, held: _Attempt) -> None:
+        await self._slots.acquire()
+        held.slot = True
+
+    def _give_slot(self, held: _Attempt) -> None:
+        if held.slot:
+            held.slot = False
+            self._slots.release()
+
+    @asynccontextmanager
+    async def _waiting_for_child(self, held: _Attempt) -> AsyncIterator[None]:
+        """While it is open the slot, and a thread for it, are for others, its children say."""
+        held.waiting += 1
+        if held.waiting == 1:
+            self._wait(held)
+        try:
+            yield
+        finally:
+            held.waiting -= 1
+            if not held.waiting:
+                await self._go_on(held)
+
+    def _wait(self, held: _Attempt) -> None:
+        self._give_slot(held)
+        self._threads.lend()
+        self._say_whether_it_waits(held)
+
+    async def _go_on(self, held: _Attempt) -> None:
+        try:
+            if not held.context.cancelled:  # one that is to end needs no slot for that
+                await self._take_slot(held)
+                self._say_whether_it_waits(held)
+        finally:
+            self._threads.take_back()
+
+    def _say_whether_it_waits(self, held: _Attempt) -> None:
+        held.words += 1
+        attempt = held.assignment.attempt
+        self._outbox.append(StepWaits(self._worker.id(), self._incarnation, attempt, held.words))
 
     # ── its time ──────────────────────────────────────────────────────────────────────
 

@@ -27,6 +27,7 @@ from ganger_broker.messages import (
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Delivery, Outgoing, Subscription, Transport
 
+from .admin import AsyncAdmin
 from .context import WorkerContext
 from .live_labels import LiveLabels, Then
 from .outbox import MAX_BODY_BYTES, Outbox
@@ -61,6 +62,7 @@ class WorkerRuntime:
         labels: LiveLabels,
         workflows: Sequence[WorkflowDefinition],
         steps: Mapping[str, BoundStep],
+        admin: AsyncAdmin | None = None,
     ) -> None:
         self.incarnation = uuid4().hex
         self.ready = asyncio.Event()
@@ -90,6 +92,7 @@ class WorkerRuntime:
             self._outbox,
             slots=slots,
             max_bytes=settings.max_message_bytes,
+            admin=admin,
         )
         self._log = _log.bind(worker=worker_id)
 

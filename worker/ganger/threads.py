@@ -46,6 +46,14 @@ class StepThreads:
         self._calls.put((call, future))
         return await future
 
+    def lend(self) -> None:
+        """One of the calls waits and counts for nothing: another may have a thread."""
+        self._size += 1
+
+    def take_back(self) -> None:
+        """It goes on."""
+        self._size -= 1
+
     def close(self) -> None:
         """Let the threads end when they have done what they were given."""
         for _ in range(self._threads):

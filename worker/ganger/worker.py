@@ -154,6 +154,7 @@ class Worker:
             labels=self._labels,
             workflows=self._workflows,
             steps=self._steps,
+            admin=self._app.admin.aio,
         )
         loops_at_work.add(self._loop)
         try:

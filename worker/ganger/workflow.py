@@ -35,6 +35,7 @@ __all__ = [
     "declare_workflow",
     "mark_step",
     "step_name_of",
+    "workflow_name_of",
     "written",
 ]
 
@@ -181,6 +182,15 @@ def declaration_of(workflow: object) -> Declaration:
             f"{workflow!r} is not a workflow: decorate its class with @app.workflow()"
         )
     return found
+
+
+def workflow_name_of(workflow: str | object) -> str:
+    """The name of a workflow that is given by its name, or as what was declared.
+
+    Raises:
+        InvalidWorkflow: it is neither.
+    """
+    return workflow if isinstance(workflow, str) else declaration_of(workflow).definition.name
 
 
 def mark_step(method: F, like: Callable[..., Any]) -> F:

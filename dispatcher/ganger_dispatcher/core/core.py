@@ -8,6 +8,7 @@ from ganger_broker.messages import (
     StepRefreshed,
     StepReleased,
     StepStarted,
+    StepWaits,
     WorkerDraining,
     WorkerLeft,
     WorkerRegistered,
@@ -75,6 +76,7 @@ class Core:
             workers.fresh_deadlines(state)
         state.effects = []
         self._handle(fact)
+        triggers.cancel_orphans(state)
         return state.effects
 
     def _handle(self, fact: Fact) -> None:
@@ -111,6 +113,8 @@ class Core:
                 attempts.finished(state, event, worker)
             case StepReleased():
                 attempts.released(state, event, worker)
+            case StepWaits():
+                placing.waits(state, event, worker)
             case StepRefreshed():
                 attempts.refreshed(state, event)
             case LabelsChanged():
@@ -177,9 +181,12 @@ class Core:
         began_with = {
             name: Workflow(definition) for name, definition in snapshot.definitions.items()
         }
+        live = {run_id for run_id, *_ in snapshot.runs}
         for run_id, header, step_runs in snapshot.runs:
             run = Run(run_id, header, began_with[header.definition], step_runs)
             state.runs[run_id] = run
+            if header.parent_run in live:
+                state.children.setdefault(header.parent_run, {})[run_id] = None
             for name, step in step_runs.items():
                 if step.status is StepStatus.PENDING:
                     pending.append((-header.priority, step.pending_since or 0, run_id, name))

@@ -38,6 +38,7 @@ __all__ = [
     "StoreLoad",
     "StoreRun",
     "StoreStep",
+    "StoreWaits",
     "StoreWorker",
     "StoreWorkflow",
     "TakeAttempt",
@@ -101,6 +102,13 @@ class StoreLoad(msgspec.Struct, frozen=True):
     used: int
     state: str
     given_at: int
+
+
+class StoreWaits(msgspec.Struct, frozen=True):
+    """Keep which of a worker's attempts wait and need no slot."""
+
+    worker: str
+    waits: dict[AttemptId, int]
 
 
 class StoreLabels(msgspec.Struct, frozen=True):
@@ -221,6 +229,7 @@ Effect = (
     | DropPending
     | StoreWorker
     | StoreLoad
+    | StoreWaits
     | StoreLabels
     | Beat
     | DropWorker

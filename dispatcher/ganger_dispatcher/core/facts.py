@@ -18,12 +18,14 @@ __all__ = [
 
 
 class TriggerReceived(msgspec.Struct, frozen=True):
-    """A valid trigger has come. ``ended``: the result of a run of this id that has ended."""
+    """A valid trigger has come. ``ended``: the result of a run of this id that has ended,
+    ``parent_ended`` that of the run that spawned it."""
 
     trigger: Trigger
     run_id: str
     reply: ReplyAddress | None = None
     ended: RunResult | None = None
+    parent_ended: RunResult | None = None
 
 
 class EventPushed(msgspec.Struct, frozen=True):

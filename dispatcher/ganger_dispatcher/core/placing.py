@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from ganger_broker.messages import Assignment
+from ganger_broker.messages import Assignment, StepWaits
 from ganger_dispatcher.placement.scorer import weights
 
 from .effects import (
@@ -13,6 +13,7 @@ from .effects import (
     ReleaseAttempt,
     StoreLoad,
     StoreStep,
+    StoreWaits,
     TakeAttempt,
 )
 from .records import Run, StepRun, Worker, attempt_id, step_run_id
@@ -20,7 +21,7 @@ from .state import State
 from .states import Change, StepStatus, after
 from .sticky import may_repin, pin, preferred, requirement_of, unpin
 
-__all__ = ["assignment", "make_pending", "match", "place_again", "release", "repin"]
+__all__ = ["assignment", "make_pending", "match", "place_again", "release", "repin", "waits"]
 
 
 def make_pending(
@@ -145,12 +146,32 @@ def place_again(state: State, run: Run, name: str) -> None:
 def release(state: State, worker: Worker, attempt: str) -> None:
     """The worker holds the attempt no more; call ``match`` when all else is settled."""
     del worker.attempts[attempt]
-    state.placement.release(worker.id)
+    waits = worker.waits.pop(attempt, None)
+    if waits is not None:
+        state.emit(StoreWaits(worker.id, dict(worker.waits)))
+    if not (waits or 0) % 2:
+        state.placement.release(worker.id)
     state.emit(
         ReleaseAttempt(worker.id, attempt),
         _load(worker),
         Note("released", {"attempt": attempt, "worker": worker.id}),
     )
+
+
+def waits(state: State, event: StepWaits, worker: Worker) -> None:
+    """An attempt waits and needs no slot, or goes on; only newer words count."""
+    last = worker.waits.get(event.attempt, 0)
+    if event.attempt not in worker.attempts or event.seq <= last:
+        return
+    worker.waits[event.attempt] = event.seq
+    if event.seq % 2 == last % 2:
+        return
+    if event.seq % 2:
+        state.placement.release(worker.id)
+    else:
+        state.placement.take_back(worker.id)
+    state.emit(StoreWaits(worker.id, dict(worker.waits)), _load(worker))
+    match(state, worker)
 
 
 def _load(worker: Worker) -> StoreLoad:

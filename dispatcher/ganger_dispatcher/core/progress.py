@@ -62,6 +62,18 @@ def end_step(
     _end_run(state, run)
 
 
+def _leave_family(state: State, run: Run) -> None:
+    """Its parent knows it no more; its children go on only if it has succeeded."""
+    if run.header.parent_run in state.children:
+        siblings = state.children[run.header.parent_run]
+        siblings.pop(run.id, None)
+        if not siblings:
+            del state.children[run.header.parent_run]
+    children = state.children.pop(run.id, {})
+    if run.header.status is not RunStatus.SUCCEEDED:
+        state.orphans += children
+
+
 def _is_on_failure(run: Run, name: str) -> bool:
     on_failure = run.workflow.on_failure
     return on_failure is not None and on_failure.name == name
@@ -105,6 +117,7 @@ def _end_run(state: State, run: Run) -> None:
         error=_cause(run, failed or unhappy),
     )
     del state.runs[run.id]
+    _leave_family(state, run)
     state.emit(EndRun(run.id, run.header), Count(f"runs_{status}"))
     result = state.ended[run.id] = run.result()
     for address in run.header.reply:

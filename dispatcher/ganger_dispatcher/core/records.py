@@ -95,7 +95,8 @@ class RunHeader(msgspec.Struct, frozen=True):
     """A run without its steps. Its fields are fields of the run's hash.
 
     ``definition`` is the digest of the workflow's definition that the run began with;
-    ``pinned`` the one worker of a run that is sticky, HARD.
+    ``pinned`` the one worker of a run that is sticky, HARD; ``parent`` the step run that
+    spawned it, ``sticky_to`` that one's worker where it is to stay there.
     """
 
     workflow: str
@@ -112,6 +113,13 @@ class RunHeader(msgspec.Struct, frozen=True):
     error: RunError | None = None
     reply: tuple[ReplyAddress, ...] = ()
     pinned: str | None = None
+    parent: str | None = None
+    sticky_to: str | None = None
+
+    @property
+    def parent_run(self) -> str | None:
+        """The run that spawned it."""
+        return None if self.parent is None else self.parent.partition("/")[0]
 
 
 class Run:
@@ -155,6 +163,7 @@ class WorkerState(StrEnum):
 
 class Worker(msgspec.Struct):
     """A live worker, as Redis keeps it too. ``attempts``: attempt → when it was given, ms.
+    ``waits``: attempt → the last of its words on waiting, odd while it needs no slot;
     ``workflows``: name → (version, digest of the definition) of those it has registered.
 
     ``past``: incarnations that this one replaced; they never come back, whatever is
@@ -177,12 +186,13 @@ class Worker(msgspec.Struct):
     version: str = ""
     past: list[str] = []
     workflows: dict[str, tuple[str, str]] = {}
+    waits: dict[AttemptId, int] = {}
     attempts: dict[AttemptId, int] = {}
 
     @property
     def used(self) -> int:
         """Slots in use."""
-        return len(self.attempts)
+        return len(self.attempts) - sum(seq % 2 for seq in self.waits.values())
 
     @property
     def is_open(self) -> bool:

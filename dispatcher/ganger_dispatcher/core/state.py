@@ -46,7 +46,9 @@ class State:
     """Runs that have not ended, live workers, and what is waited for.
 
     ``now`` is the time of the fact being handled, ms; effects gather in ``effects``;
-    ``ended`` has the runs that ended in this batch, which nobody else knows of yet.
+    ``ended`` has the runs that ended in this batch, which nobody else knows of yet;
+    ``children`` those that live runs have spawned, ``orphans`` those to cancel, as the run
+    that spawned them did not succeed.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -60,6 +62,8 @@ class State:
         self.runs: dict[str, Run] = {}
         self.held: dict[str, Held] = {}
         self.ended: dict[str, RunResult] = {}
+        self.children: dict[str, dict[str, None]] = {}
+        self.orphans: list[str] = []
         self._timers: list[Timer] = []
 
     def emit(self, *effects: Effect) -> None:

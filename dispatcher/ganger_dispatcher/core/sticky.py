@@ -22,7 +22,12 @@ def requirement_of(run: Run, name: str) -> Requirement:
 
 
 def preferred(run: Run, name: str) -> str | None:
-    """With SOFT, the worker that ran the step before: of its parents the one that ended last."""
+    """With SOFT, the worker that ran the step before: of its parents the one that ended last.
+
+    A child's first steps follow the step that spawned it, where it is to.
+    """
+    if not run.definitions[name].parents and run.header.sticky_to is not None:
+        return run.header.sticky_to
     if run.workflow.definition.sticky is not StickyStrategy.SOFT:
         return None
     parents = [run.steps[parent] for parent in run.definitions[name].parents]

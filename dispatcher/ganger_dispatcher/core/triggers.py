@@ -9,6 +9,7 @@ from ganger_broker.messages import (
     RunError,
     RunResult,
     RunStatus,
+    StickyStrategy,
     Trigger,
 )
 
@@ -20,7 +21,14 @@ from .state import State
 from .states import StepStatus
 from .workflow import Workflow
 
-__all__ = ["cancel_requested", "hold_is_over", "received", "refused", "workflow_registered"]
+__all__ = [
+    "cancel_orphans",
+    "cancel_requested",
+    "hold_is_over",
+    "received",
+    "refused",
+    "workflow_registered",
+]
 
 
 def received(state: State, fact: TriggerReceived) -> None:
@@ -36,6 +44,28 @@ def received(state: State, fact: TriggerReceived) -> None:
         _begin(state, workflow, fact.run_id, fact.trigger, reply)
     else:
         _hold(state, fact.run_id, fact.trigger, reply)
+    if ended is None:
+        _join_family(state, fact)
+
+
+def _join_family(state: State, fact: TriggerReceived) -> None:
+    """A child is known to its parent; one whose parent did not succeed is cancelled."""
+    if fact.trigger.parent is None:
+        return
+    parent = fact.trigger.parent.partition("/")[0]
+    parent_ended = state.ended.get(parent) or fact.parent_ended
+    if parent in state.runs:
+        if fact.run_id in state.runs or fact.run_id in state.held:
+            state.children.setdefault(parent, {})[fact.run_id] = None
+    elif parent_ended is not None and parent_ended.status is not RunStatus.SUCCEEDED:
+        state.orphans.append(fact.run_id)
+
+
+def cancel_orphans(state: State) -> None:
+    """Cancel runs whose parent did not succeed, and theirs in turn."""
+    while state.orphans:
+        run_id = state.orphans.pop()
+        cancel_requested(state, CancelRequested(run_id, "the run that spawned it did not succeed"))
 
 
 def _hold(state: State, run_id: str, trigger: Trigger, reply: tuple[ReplyAddress, ...]) -> None:
@@ -67,6 +97,7 @@ def _begin(
     trigger: Trigger,
     reply: tuple[ReplyAddress, ...],
 ) -> None:
+    hard = workflow.definition.sticky is StickyStrategy.HARD
     header = RunHeader(
         workflow=trigger.workflow,
         version=workflow.definition.version,
@@ -78,6 +109,9 @@ def _begin(
         desired_worker_labels=trigger.desired_worker_labels,
         created_at=state.now,
         reply=reply,
+        pinned=trigger.sticky_to if hard else None,
+        parent=trigger.parent,
+        sticky_to=trigger.sticky_to,
     )
     run = Run(run_id, header, workflow, {})
     for definition in workflow.definition.steps:

@@ -103,6 +103,12 @@ class Placement:
         self.fleet.take(row)
         self.index.key_changed(row)
 
+    def take_back(self, worker: str) -> None:
+        """A step of the worker that gave its slot up goes on."""
+        row = self.fleet.row_of[worker]
+        self.fleet.take_back(row)
+        self.index.key_changed(row)
+
     def release(self, worker: str) -> None:
         """A slot of the worker is free again."""
         row = self.fleet.row_of[worker]

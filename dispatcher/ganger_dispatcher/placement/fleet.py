@@ -196,6 +196,11 @@ class Fleet:
         self.given[row] = _NEVER_GIVEN + self._given_steps
         self.refresh(row)
 
+    def take_back(self, row: int) -> None:
+        """A step that gave its slot up goes on; more may then be in use than there are."""
+        self.used[row] += 1
+        self.refresh(row)
+
     def release(self, row: int) -> None:
         """One of the worker's slots is free again."""
         self.used[row] -= 1

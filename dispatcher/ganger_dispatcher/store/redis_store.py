@@ -228,7 +228,8 @@ async def _asked(answer: Awaitable[Any] | Any) -> Any:
 
 
 _TEXT = {
-    *("workflow", "version", "definition", "status", "pinned"),
+    *("workflow", "version", "definition", "status"),
+    *("pinned", "parent", "sticky_to"),
     *("name", "incarnation", "state", "host"),
 }
 

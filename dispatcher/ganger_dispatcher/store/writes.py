@@ -157,6 +157,9 @@ class Writes:
             {"used": effect.used, "state": effect.state, "given_at": effect.given_at},
         )
 
+    def _store_waits(self, effect: do.StoreWaits) -> None:
+        self.set(self._keys.worker(effect.worker), {"waits": to_json(effect.waits)})
+
     def _store_labels(self, effect: do.StoreLabels) -> None:
         key = self._keys.labels(effect.worker)
         self.drop(key, effect.delete)
@@ -244,6 +247,7 @@ _WRITERS: dict[type, Callable[[Writes, Any], None]] = {
     do.DropPending: Writes._drop_pending,
     do.StoreWorker: Writes._store_worker,
     do.StoreLoad: Writes._store_load,
+    do.StoreWaits: Writes._store_waits,
     do.StoreLabels: Writes._store_labels,
     do.Beat: Writes._beat,
     do.DropWorker: Writes._drop_worker,

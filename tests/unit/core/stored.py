@@ -83,6 +83,8 @@ class Stored:
                 del self.workers[worker_id], self.attempts[worker_id]
             case do.StoreLoad(worker_id, _, state, given_at):
                 self.workers[worker_id].update(state=WorkerState(state), given_at=given_at)
+            case do.StoreWaits(worker_id, waits):
+                self.workers[worker_id]["waits"] = dict(waits)
             case do.StoreLabels(worker_id, seq, upsert, delete):
                 fields = self.workers[worker_id]
                 fields["label_seq"] = seq

@@ -25,6 +25,7 @@ from ganger_broker.messages import (
     StepRefreshed,
     StepReleased,
     StepStarted,
+    StepWaits,
     StickyOnLoss,
     StickyStrategy,
     Trigger,
@@ -185,7 +186,7 @@ class CoreMachine(RuleBasedStateMachine):
                 flows = ["plain", "tree"] if number > 1 else ["plain"]
                 self.join(worker, {"gpu": number}, number, flows, 0, False, False)
         for run, flow in zip(RUNS, ["plain", "tree", "plain"], strict=False):
-            self.trigger(run, flow, 1, {}, "p")
+            self.trigger(run, flow, 1, {}, "p", None)
 
     # ── programs ──────────────────────────────────────────────────────────────────────
 
@@ -195,9 +196,18 @@ class CoreMachine(RuleBasedStateMachine):
         priority=st.integers(1, 3),
         desired=WISHES,
         reply=st.sampled_from(["p", "q"]),
+        parent=st.sampled_from([None, None, *RUNS]),
     )
-    def trigger(self, run: str, flow: str, priority: int, desired: Any, reply: str) -> None:
-        trigger = Trigger(flow, run_id=run, priority=priority, desired_worker_labels=dict(desired))
+    def trigger(
+        self, run: str, flow: str, priority: int, desired: Any, reply: str, parent: str | None
+    ) -> None:
+        trigger = Trigger(
+            flow,
+            run_id=run,
+            priority=priority,
+            desired_worker_labels=dict(desired),
+            parent=None if parent is None else f"{parent}/a",
+        )
         self.tell(TriggerReceived(trigger, run, address(reply)))
 
     @rule(run=st.sampled_from(RUNS))
@@ -210,7 +220,7 @@ class CoreMachine(RuleBasedStateMachine):
         worker=st.sampled_from(WORKERS),
         labels=LABELS,
         slots=st.integers(1, 3),
-        flows=st.sampled_from([["plain"], ["tree"], ["plain", "tree"]]),
+        flows=st.sampled_from([["plain"], ["tree"], sorted(FLOWS), sorted(FLOWS)]),
         version=st.integers(0, 1),
         again=st.booleans(),
         draining=st.sampled_from([False, False, False, True]),
@@ -316,6 +326,12 @@ class CoreMachine(RuleBasedStateMachine):
         self.tell(StepRefreshed(worker, incarnation, attempt, timeout))
 
     @precondition(lambda self: self.sent)
+    @rule(data=st.data(), seq=st.integers(1, 4))
+    def wait_for_children(self, data: st.DataObject, seq: int) -> None:
+        worker, incarnation, attempt = data.draw(st.sampled_from(self.sent[-6:]))
+        self.tell(StepWaits(worker, incarnation, attempt, seq))
+
+    @precondition(lambda self: self.sent)
     @rule(data=st.data())
     def stop_lingering(self, data: st.DataObject) -> None:
         worker, incarnation, attempt = data.draw(st.sampled_from(self.sent[-6:]))
@@ -392,7 +408,11 @@ class CoreMachine(RuleBasedStateMachine):
         assert set(fleet.row_of) == set(state.workers)
         for worker in state.workers.values():
             row = fleet.row_of[worker.id]
-            assert fleet.used[row] == len(worker.attempts) <= worker.slots == fleet.slots[row]
+            assert fleet.used[row] == worker.used >= 0
+            assert worker.slots == fleet.slots[row]
+            assert worker.waits.keys() <= worker.attempts.keys()
+            if not any(worker.waits.values()):
+                assert worker.used == len(worker.attempts) <= worker.slots
             assert fleet.labels[row] == worker.labels
             assert fleet.is_open(row) == worker.is_open
 

@@ -13,6 +13,7 @@ from ganger_broker.messages import (
     StepRefreshed,
     StepReleased,
     StepStarted,
+    StepWaits,
     Trigger,
     WorkerDraining,
     WorkerLeft,
@@ -156,6 +157,10 @@ class World:
     def refresh(self, attempt: str, timeout: float, worker: str = "a") -> list[Effect]:
         """An attempt gives itself more time."""
         return self.tell(StepRefreshed(worker, self.incarnations[worker], attempt, timeout))
+
+    def waits(self, attempt: str, seq: int, worker: str = "a") -> list[Effect]:
+        """An attempt waits for its children (odd), or goes on (even)."""
+        return self.tell(StepWaits(worker, self.incarnations[worker], attempt, seq))
 
     def stopped(self, attempt: str, worker: str = "a") -> list[Effect]:
         """An attempt that lingered has stopped."""

@@ -1,0 +1,79 @@
+"""Workflows of several steps and of several runs, over real servers and real processes."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+from .fleet import Fleet, name_of, until_busy
+from .processes import ganger, ganger_json
+from .publisher import publisher
+
+
+async def test_children_of_a_lost_worker_run_again_and_their_parent_in_one_slot_gets_them(
+    fleet: Fleet, broker_url: str, prefix: str
+) -> None:
+    fleet.environment |= {"GANGER_WORKER_TIMEOUT": "2s", "GANGER_HEARTBEAT_INTERVAL": "250ms"}
+    await fleet.dispatcher()
+    await fleet.worker("parent", {"role": "parent"}, slots=1)
+    await fleet.worker("lost", {"role": "child"}, slots=3)
+    with publisher(broker_url, prefix) as program:
+        program.trigger("split", "it", run_id="it", input={"parts": 3, "until": "/never"})
+        await children_run(fleet, 3)
+        await fleet.worker("spare", {"role": "child"}, slots=3)
+        fleet.processes["lost"].signal(signal.SIGKILL)
+        _, result = program.result()
+    assert result["status"] == "succeeded"
+    assert [name_of(worker) for worker in result["output"]["split"]] == ["spare"] * 3
+
+
+async def test_cancelling_a_run_reaches_its_children_on_other_workers(
+    fleet: Fleet, broker_url: str, prefix: str
+) -> None:
+    await fleet.dispatcher()
+    await fleet.worker("parent", {"role": "parent"}, slots=1)
+    await fleet.worker("child", {"role": "child"}, slots=2)
+    with publisher(broker_url, prefix) as program:
+        program.trigger("split", "it", run_id="it", input={"parts": 3, "until": "/never"})
+        await children_run(fleet, 2)
+        assert (await ganger("cancel", "it", **fleet.environment))[0] == 0
+        _, result = program.result()
+        assert result["status"] == "cancelled"
+        runs = await ganger_json("runs", **fleet.environment)
+        assert {run["status"] for run in runs} == {"cancelled"}
+        assert len(runs) == 4
+        # their slots are free again
+        program.trigger("where", "after", desired_worker_labels={"role": "child"})
+        _, result = program.result()
+    assert result["status"] == "succeeded"
+
+
+async def children_run(fleet: Fleet, count: int) -> None:
+    """Until so many children of the run ``it`` have begun."""
+
+    def running(runs: list[dict]) -> int:
+        return sum(run["parent"] == "it/split" and is_running(run) for run in runs)
+
+    def is_running(run: dict) -> bool:
+        return run["steps"]["long"]["status"] == "running"
+
+    async with asyncio.timeout(30):
+        while running(await ganger_json("runs", **fleet.environment)) < count:
+            pass
+
+
+async def test_a_step_whose_process_is_held_up_is_timed_out_by_the_dispatcher(
+    fleet: Fleet, broker_url: str, prefix: str, tmp_path: Path
+) -> None:
+    await fleet.dispatcher()
+    worker = await fleet.worker("deaf", {}, slots=1)
+    with publisher(broker_url, prefix) as program:
+        program.trigger("short", "it", run_id="it", input={"until": str(tmp_path / "never")})
+        await until_busy(fleet, "it")
+        worker.signal(signal.SIGSTOP)
+        try:
+            _, result = program.result()
+        finally:
+            worker.signal(signal.SIGCONT)
+    assert result["status"] == "failed"
+    assert result["error"]["reason"] == "TIMED_OUT"
+    assert "did not end it within its timeout" in result["error"]["message"]

@@ -1,0 +1,173 @@
+"""Runs that a step spawns: its children, whose results it may wait for without a slot."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager
+from hashlib import blake2s
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ganger_broker.errors import InvalidInput
+from ganger_broker.messages import Assignment
+
+from .client import WorkflowRunRef
+from .workflow import workflow_name_of
+
+if TYPE_CHECKING:
+    from .admin import AsyncAdmin
+
+__all__ = ["ChildRef", "Children"]
+
+T = TypeVar("T")
+
+Waiting = Callable[[], AbstractAsyncContextManager[None]]
+"""While it is open the step's slot is for others."""
+
+
+class ChildRef:
+    """A run that a step has spawned. Waiting for its result leaves the step's slot to others,
+    so that a worker of one slot can run parent and child."""
+
+    def __init__(self, ref: WorkflowRunRef, waiting: Waiting, children: "Children") -> None:
+        self.run_id = ref.run_id
+        self.workflow = ref.workflow
+        self._ref = ref
+        self._waiting = waiting
+        self._children = children
+
+    def __repr__(self) -> str:
+        return f"ChildRef(run_id={self.run_id!r}, workflow={self.workflow!r})"
+
+    @property
+    def workflow_run_id(self) -> str:
+        """The id of the run."""
+        return self.run_id
+
+    async def result(self, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109
+        """Wait for the run's end; what each step returned, by its name.
+
+        ``timeout`` and what is raised are those of ``WorkflowRunRef.result``.
+        """
+        if self._ref.done:
+            return await self._ref.result(timeout)
+        async with self._waiting():
+            return await self._ref.result(timeout)
+
+    def sync_result(self, timeout: float | None = None) -> dict[str, Any]:
+        """The same, blocking; in a step that is a plain function.
+
+        Raises:
+            RuntimeError: the step is ``async def``, whose event loop this would block.
+        """
+        return self._children.blocking(self.result(timeout), "await result()")
+
+
+class Children:
+    """Spawns runs for one attempt of a step: ``context.aio``.
+
+    A child's run id comes from the step run, the workflow and the key: when the step is tried
+    again, the same keys are the same runs, as far as they have got.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        worker_id: str,
+        admin: "AsyncAdmin | None",
+        waiting: Waiting,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._loop = loop
+        self._blocked: set[Future[Any]] = set()
+        self._stopped = False
+        self._assignment = assignment
+        self._worker_id = worker_id
+        self._admin = admin
+        self._waiting = waiting
+        self._spawned = 0
+
+    async def spawn_workflow(
+        self,
+        workflow: str | object,
+        input: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        sticky: bool = False,
+        **fields: Any,
+    ) -> ChildRef:
+        """Start a run; returns when the broker has confirmed it.
+
+        ``key`` tells the step's children apart; by default their number, in the order in
+        which they are spawned. ``sticky``: the child stays on this worker, by its workflow's
+        strategy, SOFT where it has none. ``metadata``, ``desired_worker_labels`` and
+        ``priority`` (by default this run's) are those of ``admin.run_workflow``.
+
+        When this run is cancelled, or fails, the child is cancelled.
+
+        Raises:
+            InvalidInput: one of these is wrong; the text names the field.
+        """
+        if self._admin is None:
+            raise InvalidInput("spawn_workflow: this context belongs to no app")
+        if key is not None and not isinstance(key, str):
+            raise InvalidInput(f"key: {key!r} must be a string")
+        self._spawned += 1
+        step_run = self._assignment.attempt.rpartition("/")[0]
+        own = f"#{self._spawned}" if key is None else f"={key}"
+        words = f"{step_run}/{workflow_name_of(workflow)}{own}".encode(errors="surrogatepass")
+        ref = await self._admin.run_workflow(
+            workflow,
+            input,
+            run_id=blake2s(words, digest_size=16).hexdigest(),
+            parent=step_run,
+            sticky_to=self._worker_id if sticky else None,
+            **{"priority": self._assignment.priority, **fields},
+        )
+        return ChildRef(ref, self._waiting, self)
+
+    async def spawn_workflows(
+        self, workflow: str | object, inputs: Iterable[Mapping[str, Any]], **fields: Any
+    ) -> list[ChildRef]:
+        """Start a run for each input, at the same time; they may be thousands.
+
+        The fields are those of ``spawn_workflow``; with a ``key`` the children's keys are
+        ``<key>/0``, ``<key>/1``, ….
+        """
+        key = fields.pop("key", None)
+        return await asyncio.gather(
+            *(
+                self.spawn_workflow(
+                    workflow, each, key=None if key is None else f"{key}/{number}", **fields
+                )
+                for number, each in enumerate(inputs)
+            )
+        )
+
+    def blocking(self, work: Coroutine[Any, Any, T], instead: str) -> T:
+        """Run it on the worker's loop, from one of its threads, and wait for it.
+
+        Raises:
+            RuntimeError: this is the loop's own thread; ``instead`` is what to write there.
+            CancelledError: the step is to stop.
+        """
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is self._loop:
+            work.close()
+            raise RuntimeError(f"this would block the worker's event loop: {instead}")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._blocked.add(future)
+        try:
+            if self._stopped:
+                future.cancel()
+            return future.result()
+        finally:
+            self._blocked.discard(future)
+
+    def stop(self) -> None:
+        """The step is to stop: let go of its threads that wait here."""
+        self._stopped = True
+        for future in list(self._blocked):
+            future.cancel()
