@@ -108,6 +108,7 @@ class FailureReason(StrEnum):
     WORKER_LOST = "WORKER_LOST"
     UNKNOWN_WORKFLOW = "UNKNOWN_WORKFLOW"
     INVALID_TRIGGER = "INVALID_TRIGGER"
+    INVALID_INPUT = "INVALID_INPUT"
 
 
 # ── what programs send ────────────────────────────────────────────────────────────────
@@ -228,7 +229,8 @@ class WorkflowDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaul
     ``on_failure`` is a step without parents that runs when one of them has failed for good,
     before the run ends. ``sticky``: soft, a step prefers the worker that ran the one before
     it; hard, all steps of a run go to the first one's worker, and where that is lost they
-    wait for it or, ``sticky_on_loss`` repin, go to another.
+    wait for it or, ``sticky_on_loss`` repin, go to another. ``input_schema``: the JSON Schema
+    (2020-12) that the input of a run must fit.
     """
 
     name: Name
@@ -238,6 +240,7 @@ class WorkflowDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaul
     on_failure: StepDefinition | None = None
     sticky: StickyStrategy | None = None
     sticky_on_loss: StickyOnLoss = StickyOnLoss.WAIT
+    input_schema: dict[str, Any] | None = None
 
     def actions(self) -> list[str]:
         """The actions of its steps, and of the one for failures."""

@@ -22,7 +22,8 @@ _LARGEST_INT = 2**64 - 1
 def plain(value: Any, place: str = "$", depth: int = 0) -> Any:
     """A copy of ``value`` made of dict, list, str, int, float, bool and None only.
 
-    Tuples become lists, and subclasses of str, int and float their plain value.
+    Tuples become lists, subclasses of str, int and float their plain value, and pydantic
+    models what they dump.
 
     Raises:
         InvalidInput: something in it is none of these, a map's key is not a string, a number
@@ -49,9 +50,11 @@ def plain(value: Any, place: str = "$", depth: int = 0) -> Any:
         }
     if isinstance(value, list | tuple):
         return [plain(item, f"{place}[{at}]", depth + 1) for at, item in enumerate(value)]
+    if hasattr(kind, "model_dump"):
+        return plain(value.model_dump(mode="json"), place, depth)
     raise InvalidInput(
         f"{place}: {kind.__module__}.{kind.__qualname__} has no JSON form; use map, list, "
-        "string, number, bool or None"
+        "string, number, bool, None or a pydantic model"
     )
 
 

@@ -58,6 +58,7 @@ class Ganger:
         version: str = "",
         sticky: StickyStrategy | str | None = None,
         sticky_on_loss: StickyOnLoss | str = StickyOnLoss.WAIT,
+        input_validator: type[Any] | None = None,
     ) -> Workflow:
         """Make a class a workflow; its steps are its methods decorated with ``step``.
 
@@ -68,7 +69,9 @@ class Ganger:
         its steps may wait for a worker, where they don't say so themselves. ``sticky``:
         ``SOFT`` or ``HARD``, whether the steps of a run stay on one worker; their labels count
         all the same. ``sticky_on_loss``: with HARD and that worker lost, ``"wait"`` for it until
-        the schedule time-out, or ``"repin"`` to another eligible one.
+        the schedule time-out, or ``"repin"`` to another eligible one. ``input_validator``: a
+        pydantic model; a trigger whose input does not fit is refused before anything runs, and
+        ``context.workflow_input()`` is an object of it.
 
         Raises:
             InvalidWorkflow: something about it is wrong; the text names it.
@@ -80,6 +83,7 @@ class Ganger:
             "version": version,
             "sticky": sticky,
             "sticky_on_loss": sticky_on_loss,
+            "input_validator": input_validator,
         }
         return Workflow(self, name, options)
 
@@ -89,12 +93,13 @@ class Ganger:
         *,
         on_events: Sequence[str] = (),
         version: str = "",
+        input_validator: type[Any] | None = None,
         **options: Any,
     ) -> Callable[[Callable[..., Any]], Task]:
         """Make a function of (input, context) a workflow of one step, with ``run`` and others.
 
-        ``name``: by default the function's, in lower case. ``on_events`` and ``version`` are
-        those of ``workflow``, the other options those of ``step``.
+        ``name``: by default the function's, in lower case. ``on_events``, ``version`` and
+        ``input_validator`` are those of ``workflow``, the other options those of ``step``.
 
         Raises:
             InvalidWorkflow: something about it is wrong; the text names it.
@@ -110,6 +115,7 @@ class Ganger:
                 "schedule_timeout": DEFAULT_SCHEDULE_TIMEOUT,
                 "sticky": None,
                 "sticky_on_loss": StickyOnLoss.WAIT,
+                "input_validator": input_validator,
             }
             task = Task(self, given, workflow)
             task.task(given, **options)(function)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import structlog
+from pydantic import ValidationError
 
 from ganger_broker.durations import Duration, parse_duration
 from ganger_broker.errors import GangerError, InvalidInput
@@ -15,13 +16,17 @@ from ganger_broker.messages import MAX_SECONDS, Assignment, AttemptId, RunError
 
 from .children import ChildRef, Children
 from .live_labels import LiveLabels
-from .workflow import step_name_of
+from .workflow import BoundStep, step_name_of
 
-__all__ = ["Context", "WorkerContext"]
+__all__ = ["Context", "UnfitInput", "WorkerContext"]
 
 _log = structlog.get_logger("ganger.step")
 
 _making_exit = threading.Lock()
+
+
+class UnfitInput(InvalidInput):
+    """The input fits the schema that the dispatcher knows, and not the model here."""
 
 
 class WorkerContext:
@@ -93,7 +98,10 @@ class Context:
         worker: WorkerContext,
         refresh: Callable[[AttemptId, float], None],
         children: Children,
+        step: BoundStep | None = None,
     ) -> None:
+        self._input: Any = assignment.input
+        self._step = step
         self.worker = worker
         self.aio = children
         self._assignment = assignment
@@ -101,12 +109,15 @@ class Context:
         self._stopped = False
         self._exit: threading.Event | None = None  # made for the first who waits: few do
 
-    def workflow_input(self) -> dict[str, Any]:
-        """The input of the run."""
-        return self._assignment.input
+    def workflow_input(self) -> Any:
+        """The input of the run: a map, or an object of its workflow's ``input_validator``."""
+        return self._input
 
     def step_output(self, step: str | Callable[..., Any]) -> Any:
         """What a parent of this step returned; ``step`` is its name, or the parent itself.
+
+        Where the parent says with its annotation that it returns a pydantic model, this is an
+        object of it.
 
         Raises:
             InvalidInput: it is not a parent of this step.
@@ -119,7 +130,8 @@ class Context:
                 f"step_output: {step!r} is not a parent of {self._assignment.step!r}; "
                 f"its parents: {known}"
             )
-        return parents[name]
+        model = self._step.parent_models.get(name or "") if self._step is not None else None
+        return parents[name] if model is None else model.model_validate(parents[name])
 
     def step_run_errors(self) -> dict[str, RunError]:
         """In an ``on_failure_step``: why each step that failed did, by its name.
@@ -215,6 +227,21 @@ class Context:
     def log(self, message: str, **fields: Any) -> None:
         """Log a line; it carries run, step, attempt and worker."""
         _log.info(message, **fields)
+
+    def _validate(self) -> None:
+        """Make the input an object of its model.
+
+        Raises:
+            UnfitInput: it does not fit.
+        """
+        if self._step is None or self._step.input_model is None:
+            return
+        try:
+            self._input = self._step.input_model.model_validate(self._assignment.input)
+        except ValidationError as exc:
+            first = exc.errors(include_url=False)[0]
+            path = "".join(f".{part}" for part in first["loc"])
+            raise UnfitInput(f"$.input{path}: {first['msg']}") from exc
 
     def _stop(self) -> None:
         self._stopped = True

@@ -185,6 +185,6 @@ def _method(function: Callable[..., Any]) -> Callable[..., Any]:
     def call_in_thread(self: object, context: Any) -> Any:
         return function(context.workflow_input(), context)
 
-    if inspect.iscoroutinefunction(function):
-        return mark_step(call, function)
-    return mark_step(call_in_thread, function)
+    method = call if inspect.iscoroutinefunction(function) else call_in_thread
+    method.__dict__["__wrapped__"] = function  # whose annotations count
+    return mark_step(method, function)

@@ -30,7 +30,7 @@ from ganger_broker.transport import Delivery
 
 from .admin import AsyncAdmin
 from .children import Children
-from .context import Context, WorkerContext
+from .context import Context, UnfitInput, WorkerContext
 from .failures import NonRetryable, RetryAfter, error_of, timed_out
 from .outbox import Outbox
 from .threads import Raised, StepThreads
@@ -129,7 +129,7 @@ class StepRunner:
             lambda: self._waiting_for_child(held),
             self._loop,
         )
-        held.context = Context(assignment, self._worker, self._refresh, children)
+        held.context = Context(assignment, self._worker, self._refresh, children, step)
         self._held[assignment.attempt] = held
         self._idle.clear()
         self._outbox.append(
@@ -210,6 +210,7 @@ class StepRunner:
         step = held.step
         if step is None:
             raise InvalidInput(f"worker {self._worker.id()} has no such step; is it out of date?")
+        held.context._validate()
         self._limit(held)
         try:
             if step.is_async:
@@ -304,6 +305,9 @@ class StepRunner:
             return self._pack(held, Outcome.CANCELLED, error=reason)
         if held.timed_out:
             return self._failed(held, timed_out(held.seconds))
+        if isinstance(error, UnfitInput):
+            failure = RunError(FailureReason.INVALID_INPUT, str(error))
+            return self._failed(held, failure, retryable=False)
         if error is not None:
             retryable = not isinstance(error, NonRetryable)
             after = error.seconds if isinstance(error, RetryAfter) else None

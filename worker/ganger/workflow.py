@@ -3,10 +3,10 @@
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from ganger_broker.durations import Duration, parse_duration
 from ganger_broker.errors import InvalidInput, InvalidWorkflow
@@ -70,18 +70,26 @@ class _Step:
 
 @dataclass(frozen=True)
 class Declaration:
-    """What ``workflow(...)`` leaves on a class: its definition, and each step's method."""
+    """What ``workflow(...)`` leaves on a class: its definition, each step's method, and the
+    pydantic model of its input."""
 
     definition: WorkflowDefinition
     methods: Mapping[str, str]
+    input_validator: type[Any] | None = None
 
 
 @dataclass(frozen=True)
 class BoundStep:
-    """A step of one workflow object, ready to be called with its context."""
+    """A step of one workflow object, ready to be called with its context.
+
+    ``input_model`` and ``parent_models``: pydantic models of the run's input, and of what
+    parents return by their names, where there are any.
+    """
 
     call: Callable[[Any], Any]
     is_async: bool
+    input_model: type[Any] | None = None
+    parent_models: Mapping[str, type[Any]] = field(default_factory=dict)
 
 
 def declare_step(
@@ -138,6 +146,7 @@ def declare_workflow(
     version: str,
     sticky: StickyStrategy | str | None,
     sticky_on_loss: StickyOnLoss | str,
+    input_validator: type[Any] | None = None,
 ) -> Callable[[C], C]:
     """The decorator that makes a class a workflow; see ``Ganger.workflow``."""
     check_parentheses(name, "workflow")
@@ -162,9 +171,10 @@ def declare_workflow(
             _on_failure([step for _, step in steps], default, place),
             None if sticky is None else _choice(StickyStrategy, sticky, f"{place}: sticky"),
             _choice(StickyOnLoss, sticky_on_loss, f"{place}: sticky_on_loss"),
+            _schema_of(input_validator, place),
         )
         methods = {step.name: method for method, step in steps}
-        setattr(cls, _WORKFLOW, Declaration(definition, methods))
+        setattr(cls, _WORKFLOW, Declaration(definition, methods, input_validator))
         return cls
 
     return decorate
@@ -208,12 +218,15 @@ def step_name_of(step: object) -> str | None:
 def bind(workflow: object) -> dict[str, BoundStep]:
     """The steps of a workflow object, by action."""
     declaration = declaration_of(workflow)
-    bound = {}
-    for step, method in declaration.methods.items():
-        call = getattr(workflow, method)
-        action = action_of(declaration.definition.name, step)
-        bound[action] = BoundStep(call, inspect.iscoroutinefunction(call))
-    return bound
+    calls = {step: getattr(workflow, method) for step, method in declaration.methods.items()}
+    models = {step: _model_returned(call) for step, call in calls.items()}
+    returned = {step: model for step, model in models.items() if model is not None}
+    return {
+        action_of(declaration.definition.name, step): BoundStep(
+            call, inspect.iscoroutinefunction(call), declaration.input_validator, returned
+        )
+        for step, call in calls.items()
+    }
 
 
 def written(desired: Mapping[str, Any] | None, place: str) -> dict[str, Any]:
@@ -244,6 +257,29 @@ def _steps_of(cls: type, place: str) -> list[tuple[str, _Step]]:
     if len(found) > MAX_STEPS:
         raise InvalidWorkflow(f"{place}: has {len(found)} steps, at most {MAX_STEPS} are taken")
     return list(found.items())
+
+
+def _is_model(kind: object) -> bool:
+    return isinstance(kind, type) and hasattr(kind, "model_validate")
+
+
+def _schema_of(model: object, place: str) -> dict[str, Any] | None:
+    if model is None:
+        return None
+    if not isinstance(model, type) or not hasattr(model, "model_json_schema"):
+        raise InvalidWorkflow(f"{place}: input_validator: {model!r} must be a pydantic model class")
+    schema: dict[str, Any] = model.model_json_schema()
+    return schema
+
+
+def _model_returned(function: Callable[..., Any]) -> type[Any] | None:
+    """The pydantic model that a step says it returns."""
+    written_out = getattr(function, "__wrapped__", function)
+    try:
+        returned = get_type_hints(written_out).get("return")
+    except Exception:  # annotations may name what is there for type checkers only
+        return None
+    return returned if _is_model(returned) else None
 
 
 def _check_events(on_events: object, place: str) -> None:

@@ -97,6 +97,10 @@ def _begin(
     trigger: Trigger,
     reply: tuple[ReplyAddress, ...],
 ) -> None:
+    problem = workflow.input.problem(trigger.input) if workflow.input is not None else None
+    if problem is not None:
+        _refuse(state, run_id, trigger, reply, "invalid_input", problem)
+        return
     hard = workflow.definition.sticky is StickyStrategy.HARD
     header = RunHeader(
         workflow=trigger.workflow,
@@ -158,16 +162,27 @@ def hold_is_over(state: State, run_id: str) -> None:
     if held is None or held.until > state.now:
         return
     del state.held[run_id]
-    workflow = held.trigger.workflow
     seconds = state.policy.hold / 1000
-    text = f"no worker registered the workflow {workflow!r} within {seconds:g} s"
+    text = f"no worker registered the workflow {held.trigger.workflow!r} within {seconds:g} s"
     state.emit(Unhold(run_id))
-    body = msgspec.json.encode(held.trigger)
-    key = f"trigger.{workflow}"
-    _bury(state, Bury(body, "application/json", key, "unknown_workflow", text, keep=True))
-    error = RunError(FailureReason.UNKNOWN_WORKFLOW, text)
-    result = RunResult(workflow, run_id, RunStatus.FAILED, error=error)
-    state.emit(*(Reply(address, result) for address in held.reply))
+    _refuse(state, run_id, held.trigger, held.reply, "unknown_workflow", text)
+
+
+def _refuse(
+    state: State,
+    run_id: str,
+    trigger: Trigger,
+    reply: tuple[ReplyAddress, ...],
+    reason: str,
+    text: str,
+) -> None:
+    """Dead-letter a trigger that was understood and cannot become a run, and answer."""
+    key = f"trigger.{trigger.workflow}"
+    body = msgspec.json.encode(trigger)
+    _bury(state, Bury(body, "application/json", key, reason, text, keep=True))
+    error = RunError(FailureReason(reason.upper()), text)
+    result = RunResult(trigger.workflow, run_id, RunStatus.FAILED, error=error)
+    state.emit(*(Reply(address, result) for address in reply))
 
 
 def cancel_requested(state: State, fact: CancelRequested) -> None:

@@ -29,6 +29,7 @@ from .effects import (
     Tell,
 )
 from .facts import AssignmentReturned
+from .inputs import schema_problem
 from .placing import match, release, repin
 from .records import Worker, WorkerState
 from .state import State
@@ -75,7 +76,7 @@ def registered(state: State, event: WorkerRegistered) -> None:
     known = state.workers.get(event.worker)
     if known is not None and event.incarnation in known.past:
         return  # delivered again: to believe it would take the steps from the process of now
-    conflict = state.versions.conflict(event)
+    conflict = state.versions.conflict(event) or _bad_schema(event)
     if conflict is not None:
         state.emit(Tell(event.worker, Refused(conflict, for_good=True)))
         state.emit(Note("worker_refused", {"worker": event.worker, "reason": conflict}))
@@ -98,6 +99,14 @@ def registered(state: State, event: WorkerRegistered) -> None:
         attempt_lost(state, attempt)
     for name in fresh:
         workflow_registered(state, name)
+
+
+def _bad_schema(event: WorkerRegistered) -> str | None:
+    for flow in event.workflows:
+        problem = schema_problem(flow.input_schema) if flow.input_schema is not None else None
+        if problem is not None:
+            return f"workflow {flow.name!r}: input_schema: is no JSON Schema: {problem}"
+    return None
 
 
 def _joined(state: State, event: WorkerRegistered, past: list[str]) -> Worker:

@@ -7,6 +7,7 @@ from ganger_broker.labels import Condition, Requirement, merge_desired, parse_de
 from ganger_broker.messages import StepDefinition, WorkflowDefinition, action_of
 
 from .digest import digest
+from .inputs import InputSchema
 
 __all__ = ["Workflow"]
 
@@ -14,15 +15,17 @@ __all__ = ["Workflow"]
 class Workflow:
     """A registered workflow, with its desired labels parsed once.
 
-    ``steps``: all of them by name, the one for failures too.
+    ``steps``: all of them by name, the one for failures too. ``input``: what inputs must fit.
     """
 
-    __slots__ = ("definition", "desired", "digest", "on_failure", "requirements", "steps")
+    __slots__ = ("definition", "desired", "digest", "input", "on_failure", "requirements", "steps")
 
     def __init__(self, definition: WorkflowDefinition) -> None:
         self.definition = definition
         self.digest = digest(definition)
         self.on_failure = definition.on_failure
+        schema = definition.input_schema
+        self.input = None if schema is None else InputSchema(schema)
         every = [*definition.steps, *([self.on_failure] if self.on_failure else [])]
         self.steps: dict[str, StepDefinition] = {step.name: step for step in every}
         self.desired = {

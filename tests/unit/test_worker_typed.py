@@ -1,0 +1,112 @@
+"""Typed inputs and outputs: pydantic models on the way in, on the way out, and between steps."""
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pydantic import BaseModel, Field, field_validator
+
+from ganger import Context, Ganger, InvalidWorkflow, RunFailed
+from ganger.workflow import declaration_of
+
+PATIENCE = 20.0
+
+
+class Order(BaseModel):
+    seats: int = Field(ge=1)
+    name: str = "Ada"
+
+    @field_validator("name")
+    @classmethod
+    def is_no_shout(cls, name: str) -> str:
+        if name.isupper():  # nothing that a JSON Schema could say
+            raise ValueError("do not shout")
+        return name
+
+
+class Bill(BaseModel):
+    total: float
+    order: Order
+
+
+@pytest.fixture
+def app() -> Any:
+    made = Ganger(broker_url=f"memory://{uuid4().hex}")
+    yield made
+    made.close()
+
+
+def shop(app: Ganger) -> None:
+    @app.workflow(input_validator=Order)
+    class Shop:
+        @app.step()
+        async def price(self, context: Context) -> Bill:
+            order = context.workflow_input()
+            assert isinstance(order, Order)
+            return Bill(total=order.seats * 2.5, order=order)
+
+        @app.step(parents=["price"], retries=3)
+        def send(self, context: Context) -> str:
+            bill = context.step_output("price")
+            assert isinstance(bill, Bill)
+            return f"{bill.order.name}: {bill.total}"
+
+    @app.task(input_validator=Order)
+    async def double(input: Order, context: Context) -> int:
+        return input.seats * 2
+
+
+async def result(app: Ganger, workflow: str, given: Any) -> dict[str, Any]:
+    worker = app.worker("w")
+    for each in app.workflows.values():
+        worker.register_workflow(each)
+    async with worker:
+        try:
+            return await (await app.admin.aio.run_workflow(workflow, given)).result(PATIENCE)
+        finally:
+            await app.admin.aio.close()
+
+
+async def test_steps_get_and_return_objects(app: Ganger) -> None:
+    shop(app)
+    found = await result(app, "shop", {"seats": 2})
+    assert found["send"] == "Ada: 5.0"
+    assert found["price"] == {"total": 5.0, "order": {"seats": 2, "name": "Ada"}}
+
+
+async def test_a_run_is_given_an_object(app: Ganger) -> None:
+    shop(app)
+    assert await result(app, "double", Order(seats=4)) == {"double": 8}
+
+
+async def test_what_does_not_fit_the_schema_never_runs(app: Ganger) -> None:
+    shop(app)
+    with pytest.raises(RunFailed) as caught:
+        await result(app, "shop", {"seats": 0})
+    error = caught.value.result.error
+    assert (error.reason.value, error.step) == ("INVALID_INPUT", None)
+    assert error.message.startswith("$.input.seats: 0 is less than")
+
+
+async def test_what_only_the_model_can_tell_fails_the_first_step_for_good(app: Ganger) -> None:
+    shop(app)
+    with pytest.raises(RunFailed) as caught:
+        await result(app, "shop", {"seats": 1, "name": "ADA"})
+    error = caught.value.result.error
+    assert (error.reason.value, error.step) == ("INVALID_INPUT", "price")
+    assert error.message == "$.input.name: Value error, do not shout"
+
+
+def test_the_definition_carries_the_schema(app: Ganger) -> None:
+    shop(app)
+    definition = declaration_of(app.workflows["shop"]).definition
+    assert definition.input_schema == Order.model_json_schema()
+
+
+def test_a_validator_must_be_a_model(app: Ganger) -> None:
+    with pytest.raises(InvalidWorkflow, match=r"input_validator: \{\} must be a pydantic model"):
+
+        @app.workflow(input_validator={})  # type: ignore[arg-type]
+        class Wrong:
+            @app.step()
+            async def step(self, context: Context) -> None: ...
