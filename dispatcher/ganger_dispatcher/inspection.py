@@ -7,7 +7,7 @@ import msgspec
 
 from ganger_broker.errors import InvalidInput
 from ganger_broker.labels import MAX_CONDITIONS, Requirement, parse_desired
-from ganger_broker.messages import action_of
+from ganger_broker.messages import RunError, action_of
 
 from .core.records import RunHeader, StepRun, Worker
 from .explanation import Explanation, Verdict, explain, verdict
@@ -28,6 +28,8 @@ class StepExplanation(msgspec.Struct):
     selected: str | None
     workers: list[dict[str, Any]]
     pinned: str | None = None
+    retry_at: int | None = None
+    error: RunError | None = None
 
 
 def placement_of(workers: list[Worker]) -> Placement:
@@ -62,6 +64,8 @@ async def explain_step(store: RedisStore, name: str) -> StepExplanation:
         desired_worker_labels=step_run.desired_worker_labels,
         worker=step_run.worker,
         pinned=header.pinned,
+        retry_at=step_run.retry_at,
+        error=step_run.error,
         selected=explanation.selected if pending else None,
         workers=_with_load(explanation, workers),
     )

@@ -1,6 +1,7 @@
 """Tables show what users wrote, and say in words what there is nothing of."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,23 @@ def test_a_step_waits_where_there_are_no_workers(
     monkeypatch.setattr(matching, "ask", lambda *_: waits)
     text = shown(app, "explain", "r/s")
     assert text == "r/s: pending\nnever with this fleet: there are no live workers\n"
+
+
+def test_a_step_that_rests_or_is_pinned_says_so(
+    app: typer.Typer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = RunError(FailureReason.STEP_FAILED, "the site is away", type="ConnectionError")
+    rests = StepExplanation(
+        "r/s", "backoff", None, {}, None, None, [], retry_at=1_700_000_000_000, error=error
+    )
+    monkeypatch.setattr(matching, "ask", lambda *_: rests)
+    said = shown(app, "explain", "r/s").splitlines()
+    assert said[:2] == ["r/s: backoff", "ConnectionError: the site is away"]
+    assert re.fullmatch(r"it will be tried again at \d\d:\d\d:\d\d", said[2])
+    waits = StepExplanation("r/s", "pending", "never with this fleet", {}, None, None, [], "gone-1")
+    monkeypatch.setattr(matching, "ask", lambda *_: waits)
+    text = shown(app, "explain", "r/s")
+    assert "sticky (HARD) and pinned to gone-1, which was lost or has left" in text
 
 
 def a_run(run_id: str, **fields: Any) -> tuple[str, RunHeader, dict[str, StepRun]]:

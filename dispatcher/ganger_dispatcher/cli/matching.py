@@ -15,7 +15,7 @@ from ganger_dispatcher.explanation import Explanation, Reason
 from ganger_dispatcher.inspection import StepExplanation, explain_step
 
 from .options import AsJson, Prefix, RedisUrl, ask, settings_for_reading
-from .printing import add_row, id_table, print_json
+from .printing import add_row, error_text, id_table, print_json, time_text
 
 __all__ = ["explain", "match"]
 
@@ -94,6 +94,10 @@ def _plain(explanation: Explanation) -> list[dict[str, Any]]:
 def _explain_text(found: StepExplanation) -> str:
     where = f" on {found.worker}" if found.worker else ""
     text = f"{found.step_run}: {found.status}{where}"
+    if found.error is not None:
+        text += f"\n{error_text(found.error)}"
+    if found.retry_at is not None:
+        text += f"\nit will be tried again at {time_text(found.retry_at)}"
     if found.verdict is None:
         return text
     if found.pinned is not None:

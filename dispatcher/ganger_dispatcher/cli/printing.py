@@ -1,6 +1,7 @@
 """How verbs print: JSON for programs, tables for people."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -9,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["add_row", "id_table", "print_json", "print_table"]
+from ganger_broker.messages import RunError
+
+__all__ = ["add_row", "error_text", "id_table", "print_json", "print_table", "time_text"]
 
 _UNBROKEN = 36
 """Characters of an id that are kept on one line, in which it can be copied whole."""
@@ -38,3 +41,13 @@ def id_table(first: str, *others: str, ids: Iterable[str], title: str | None = N
 def add_row(table: Table, *cells: str) -> None:
     """Cells are what users wrote: brackets in them are brackets, and no markup."""
     table.add_row(*map(Text, cells))
+
+
+def error_text(error: RunError) -> str:
+    """An error in one line."""
+    return ": ".join(part for part in (error.type, error.message) if part) or error.reason.value
+
+
+def time_text(at: int) -> str:
+    """A time of day, here; ``at`` in ms."""
+    return datetime.fromtimestamp(at / 1000, UTC).astimezone().strftime("%H:%M:%S")

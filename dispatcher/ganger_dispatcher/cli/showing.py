@@ -1,16 +1,15 @@
 """The verbs ``workers`` and ``runs``."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from ganger_broker.messages import RunError
 from ganger_dispatcher.core.records import RunHeader, StepRun, Worker
 
 from .options import AsJson, Prefix, RedisUrl, ask, settings_for_reading
-from .printing import add_row, id_table, print_json, print_table
+from .printing import add_row, error_text, id_table, print_json, print_table, time_text
 
 __all__ = ["runs", "workers"]
 
@@ -32,7 +31,7 @@ def workers(as_json: AsJson = False, redis_url: RedisUrl = None, prefix: Prefix 
             f"{worker.used}/{worker.slots}",
             _labels_text(worker.labels),
             "\n".join(worker.actions),
-            _time_text(worker.heartbeat_at),
+            time_text(worker.heartbeat_at),
         )
     print_table(table, found, "there are no live workers")
 
@@ -54,13 +53,13 @@ def runs(
     for run_id, header, steps in found:
         lines = [_step_text(name, step) for name, step in steps.items()]
         if header.error is not None:
-            lines.append(_error_text(header.error))
+            lines.append(error_text(header.error))
         add_row(
             table,
             f"{run_id}\n{header.workflow}",
             header.status.value,
             "\n".join(lines),
-            _time_text(header.created_at) + _took_text(header),
+            time_text(header.created_at) + _took_text(header),
         )
     print_table(table, found, "there are no runs")
 
@@ -85,10 +84,6 @@ def _step_text(name: str, step: StepRun) -> str:
     return f"{name}: {step.status}" + (f" on {step.worker}" if step.worker else "")
 
 
-def _error_text(error: RunError) -> str:
-    return ": ".join(part for part in (error.type, error.message) if part) or error.reason.value
-
-
 def _took_text(header: RunHeader) -> str:
     end = header.finished_at
     return "" if end is None else f"\ntook {_duration_text(end - header.created_at)}"
@@ -98,7 +93,3 @@ def _duration_text(took: int) -> str:
     if took < 1000:
         return f"{took} ms"
     return f"{took / 1000:.1f} s" if took < 60_000 else str(timedelta(seconds=took // 1000))
-
-
-def _time_text(at: int) -> str:
-    return datetime.fromtimestamp(at / 1000, UTC).astimezone().strftime("%H:%M:%S")
