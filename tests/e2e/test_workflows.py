@@ -4,7 +4,7 @@ import asyncio
 import signal
 from pathlib import Path
 
-from .fleet import Fleet, name_of, until_busy
+from .fleet import Fleet, name_of, until, until_busy
 from .processes import ganger, ganger_json
 from .publisher import publisher
 
@@ -45,6 +45,36 @@ async def test_cancelling_a_run_reaches_its_children_on_other_workers(
         program.trigger("where", "after", desired_worker_labels={"role": "child"})
         _, result = program.result()
     assert result["status"] == "succeeded"
+
+
+async def test_a_lost_parent_finds_its_children_again_whoever_leads(
+    fleet: Fleet, broker_url: str, prefix: str, tmp_path: Path
+) -> None:
+    fleet.environment |= {"GANGER_WORKER_TIMEOUT": "2s", "GANGER_HEARTBEAT_INTERVAL": "250ms"}
+    done = tmp_path / "done"
+    first = await fleet.dispatcher("first")
+    await fleet.worker("parent", {"role": "parent"}, slots=1)
+    await fleet.worker("child", {"role": "child"}, slots=2)
+    with publisher(broker_url, prefix) as program:
+        program.trigger("split", "it", run_id="it", input={"parts": 2, "until": str(done)})
+        await children_run(fleet, 2)
+        await fleet.dispatcher("second", until="standing_by")
+        first.signal(signal.SIGTERM)
+        await fleet.processes["second"].says("leading")
+        fleet.processes["parent"].signal(signal.SIGKILL)
+        await fleet.worker("heir", {"role": "parent"}, slots=1)
+        await until(fleet, lambda workers: any(holds(w, "it/split/2") for w in workers))
+        done.touch()
+        _, result = program.result()
+        runs = await ganger_json("runs", **fleet.environment)
+    assert result["status"] == "succeeded"
+    assert [name_of(worker) for worker in result["output"]["split"]] == ["child"] * 2
+    assert sorted(run["parent"] or "" for run in runs) == ["", "it/split", "it/split"]
+    assert {run["steps"].get("long", {}).get("attempt", 1) for run in runs} == {1}
+
+
+def holds(worker: dict, attempt: str) -> bool:
+    return attempt in worker["attempts"]
 
 
 async def children_run(fleet: Fleet, count: int) -> None:
