@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from .errors import InvalidLabel
+from .durations import parse_duration
+from .errors import InvalidInput, InvalidLabel
 
 __all__ = [
     "DEFAULT_WEIGHT",
@@ -50,6 +51,8 @@ DEFAULT_WEIGHT = 100
 MAX_WEIGHT = 1_000_000
 MAX_CONDITIONS = 64
 """Conditions in one requirement."""
+MAX_PATIENCE = 3600.0
+"""Seconds of ``prefer_for``."""
 MAX_ELEMENTS = 1024
 """Elements in the list of an IN or NOT_IN condition."""
 
@@ -84,6 +87,7 @@ class Condition(msgspec.Struct, frozen=True, order=True):
 
     ``value`` is a string or number, a tuple of them for IN and NOT_IN, and None for
     EXISTS and NOT_EXISTS. ``weight`` is 0 where ``required`` is true: it means nothing there.
+    ``prefer_for``: seconds that a step waits for a worker that meets it and is merely busy.
     """
 
     key: str
@@ -91,6 +95,7 @@ class Condition(msgspec.Struct, frozen=True, order=True):
     value: LabelValue | tuple[LabelValue, ...] | None
     required: bool
     weight: int
+    prefer_for: float = 0.0
 
 
 class Requirement(msgspec.Struct, frozen=True):
@@ -195,7 +200,8 @@ def parse_desired(
     ``desired`` maps a key to a bare value (``"x"``), a condition
     (``{"value": 256, "comparator": "GREATER_THAN", "required": True}``) or a list of
     conditions that must all count (a range, say). ``comparator`` defaults to EQUAL;
-    ``required`` to true, or to false where a ``weight`` is given; ``weight`` to 100.
+    ``required`` to true, or to false where a ``weight`` or ``prefer_for`` is given; ``weight``
+    to 100, ``prefer_for`` (a duration) to nothing.
     ``most``: conditions it may hold in all.
 
     Raises:
@@ -233,6 +239,8 @@ def conditions_to_desired(conditions: Iterable[Condition]) -> dict[str, Any]:
         wish["required"] = condition.required
         if not condition.required:
             wish["weight"] = condition.weight
+        if condition.prefer_for:
+            wish["prefer_for"] = condition.prefer_for
         desired.setdefault(condition.key, []).append(wish)
     return {key: wishes[0] if len(wishes) == 1 else wishes for key, wishes in desired.items()}
 
@@ -254,7 +262,7 @@ def _parse_key(key: str, wish: object, place: str) -> tuple[Condition, ...]:
     return (_parse_one(key, {"value": wish}, place),)
 
 
-_FIELDS = ("value", "comparator", "required", "weight")
+_FIELDS = ("value", "comparator", "required", "weight", "prefer_for")
 
 
 def _parse_one(key: str, wish: Mapping[Any, Any], place: str) -> Condition:
@@ -267,16 +275,35 @@ def _parse_one(key: str, wish: Mapping[Any, Any], place: str) -> Condition:
     weight = wish.get("weight")
     if weight is not None:
         _check_weight(weight, f"{place}.weight")
+    patience = _parse_patience(wish.get("prefer_for"), f"{place}.prefer_for")
     required = wish.get("required")
     if required is None:
-        required = weight is None
+        required = weight is None and not patience
     elif not isinstance(required, bool):
         raise InvalidLabel(
             f"{place}.required: {_short(required)} must be true or false, not {_kind(required)}"
         )
+    if required and patience:
+        raise InvalidLabel(
+            f"{place}.prefer_for: means nothing on a required label: it always waits"
+        )
     value = _parse_value(wish, comparator, f"{place}.value")
     points = 0 if required else DEFAULT_WEIGHT if weight is None else weight
-    return Condition(key, comparator, value, required, points)
+    return Condition(key, comparator, value, required, points, patience)
+
+
+def _parse_patience(given: object, place: str) -> float:
+    if given is None:
+        return 0.0
+    try:
+        seconds = parse_duration(given, place)  # type: ignore[arg-type]
+    except InvalidInput as exc:
+        raise InvalidLabel(str(exc)) from exc
+    if seconds > MAX_PATIENCE:
+        raise InvalidLabel(
+            f"{place}: {_short(given)} is over {MAX_PATIENCE:g} s, the most there is"
+        )
+    return seconds
 
 
 def _parse_comparator(given: object, place: str) -> WorkerLabelComparator:

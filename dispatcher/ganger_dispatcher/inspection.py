@@ -1,5 +1,6 @@
 """What operators ask of Redis: workers, runs, and why a step waits."""
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +10,7 @@ from ganger_broker.errors import InvalidInput
 from ganger_broker.labels import MAX_CONDITIONS, Requirement, parse_desired
 from ganger_broker.messages import RunError, action_of
 
+from .core.patience import stages
 from .core.records import RunHeader, StepRun, Worker
 from .explanation import Explanation, Verdict, explain, verdict
 from .placement import Placement
@@ -28,6 +30,7 @@ class StepExplanation(msgspec.Struct):
     selected: str | None
     workers: list[dict[str, Any]]
     pinned: str | None = None
+    patient_until: int | None = None
     retry_at: int | None = None
     error: RunError | None = None
 
@@ -61,6 +64,7 @@ async def explain_step(store: RedisStore, name: str) -> StepExplanation:
         step_run=f"{run_id}/{step}",
         status=step_run.status.value,
         verdict=verdict(explanation) if pending else None,
+        patient_until=patient_until,
         desired_worker_labels=step_run.desired_worker_labels,
         worker=step_run.worker,
         pinned=header.pinned,
@@ -94,6 +98,15 @@ def _requirement(workflow: str, step: str, step_run: StepRun) -> Requirement:
     desired = parse_desired(step_run.desired_worker_labels, most=2 * MAX_CONDITIONS)
     conditions = [condition for group in desired.values() for condition in group]
     return Requirement.of(action_of(workflow, step), conditions)
+
+
+def _patient_until(placement: Placement, requirement: Requirement, step_run: StepRun) -> int | None:
+    """Until when the step rather waits for a worker that it prefers, ms."""
+    since, now = step_run.pending_since or 0, time.time() * 1000
+    for lasts, strict in stages(requirement):
+        if since + lasts > now and placement.anyone(strict):
+            return since + lasts
+    return None
 
 
 def _with_load(explanation: Explanation, workers: list[Worker]) -> list[dict[str, Any]]:

@@ -67,9 +67,9 @@ class Plain:
 
 @app.workflow()
 class Short:
-    """The same as ``long``, for less than the time in which a silent worker is lost."""
+    """Runs for longer than it may, and says with a label that it has begun."""
 
-    @app.step(timeout="1s")
+    @app.step(timeout="5s")
     async def short(self, context: Context) -> None:
         await context.worker.async_upsert_labels({"busy": context.workflow_run_id()})
         await asyncio.sleep(60)

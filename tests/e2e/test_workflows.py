@@ -92,12 +92,13 @@ async def children_run(fleet: Fleet, count: int) -> None:
 
 
 async def test_a_step_whose_process_is_held_up_is_timed_out_by_the_dispatcher(
-    fleet: Fleet, broker_url: str, prefix: str, tmp_path: Path
+    fleet: Fleet, broker_url: str, prefix: str
 ) -> None:
+    fleet.environment |= {"GANGER_WORKER_TIMEOUT": "60s"}  # deaf, and not yet lost
     await fleet.dispatcher()
     worker = await fleet.worker("deaf", {}, slots=1)
     with publisher(broker_url, prefix) as program:
-        program.trigger("short", "it", run_id="it", input={"until": str(tmp_path / "never")})
+        program.trigger("short", "it", run_id="it")
         await until_busy(fleet, "it")
         worker.signal(signal.SIGSTOP)
         try:

@@ -1,6 +1,7 @@
 """What the next leader, programs and operators read of the store."""
 
 import random
+import time
 from typing import Any
 from uuid import uuid4
 
@@ -235,6 +236,22 @@ async def test_conditions_of_a_step_and_of_its_trigger_may_be_more_than_one_of_t
     )
     explanation = await explain_step(place.store, "r")
     assert len(explanation.workers[0]["reasons"]) == 2 * MAX_CONDITIONS
+
+
+async def test_a_step_that_is_patient_is_not_about_to_be_placed(place: Place) -> None:
+    flow = one_step(desired_worker_labels={"model": {"value": "x", "prefer_for": "1h"}})
+    world = World()
+    world.now = round(time.time() * 1000)
+    await place.commit(
+        *world.join("warm", {"model": "x"}, workflows=[flow]),
+        *world.trigger("r1"),
+        *world.join("cold", workflows=[flow]),
+        *world.trigger("r2"),
+    )
+    explanation = await explain_step(place.store, "r2")
+    assert (explanation.verdict, explanation.selected) == ("not now", None)
+    assert explanation.patient_until == world.now + 3_600_000
+    assert [worker["id"] for worker in explanation.workers] == ["warm", "cold"]
 
 
 async def test_a_step_that_does_not_wait_has_no_verdict(place: Place) -> None:

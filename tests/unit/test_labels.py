@@ -146,6 +146,13 @@ REFUSED_WISHES: list[tuple[Any, str]] = [
         {"m": {"value": 1, "required": "yes"}},
         f"{D}.m.required: 'yes' must be true or false, not str",
     ),
+    (
+        {"m": {"value": 1, "required": True, "prefer_for": 2}},
+        f"{D}.m.prefer_for: means nothing on a required label",
+    ),
+    ({"m": {"value": 1, "prefer_for": "soon"}}, f"{D}.m.prefer_for: 'soon' must be a positive"),
+    ({"m": {"value": 1, "prefer_for": 0}}, f"{D}.m.prefer_for: 0 must be a positive"),
+    ({"m": {"value": 1, "prefer_for": "2h"}}, f"{D}.m.prefer_for: '2h' is over 3600 s"),
     ({"m": {"value": 1, "required": 1}}, f"{D}.m.required: 1 must be true or false, not int"),
     (
         {"m": {"value": 1, "weight": 0}},
@@ -272,3 +279,12 @@ def test_values_of_subclasses_become_plain() -> None:
     checked = check_labels({"a": Text("x"), "b": Whole(1), "c": Real(1.5)})
     assert checked == {"a": "x", "b": 1, "c": 1.5}
     assert [type(value) for value in checked.values()] == [str, int, float]
+
+
+def test_patience_states_a_preference() -> None:
+    parsed = parse_desired({"m": {"value": 1, "prefer_for": "1m30s"}})
+    (condition,) = parsed["m"]
+    assert (condition.required, condition.weight, condition.prefer_for) == (False, 100, 90.0)
+    written = conditions_to_desired([condition])
+    assert written["m"]["prefer_for"] == 90.0
+    assert parse_desired(written) == parsed

@@ -106,6 +106,9 @@ def _explain_text(found: StepExplanation) -> str:
         text += f"\nits run is sticky (HARD) and pinned to {found.pinned}{gone}"
     if not found.workers:
         return f"{text}\n{found.verdict}: there are no live workers"
+    if found.patient_until is not None:
+        until = time_text(found.patient_until)
+        return f"{text}\nnot now: until {until} it rather waits for a worker that it prefers"
     meaning = {
         "now": "a worker can take it; it is about to be placed",
         "not now": "workers that meet the requirement are full, draining or paused",

@@ -133,6 +133,8 @@ class Core:
             match timer.kind:
                 case "pending":
                     progress.schedule_timed_out(state, timer.name)
+                case "patience":
+                    placing.patience_is_over(state, timer.name)
                 case "backoff":
                     attempts.backoff_is_over(state, timer.name)
                 case "worker" | "timeout" if not fact.caught_up:

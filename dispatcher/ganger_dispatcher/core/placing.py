@@ -2,6 +2,7 @@
 
 from msgspec.structs import replace
 
+from ganger_broker.labels import Requirement
 from ganger_broker.messages import Assignment, StepWaits
 from ganger_dispatcher.placement.scorer import weights
 
@@ -16,12 +17,24 @@ from .effects import (
     StoreWaits,
     TakeAttempt,
 )
+from .patience import plain, stages
 from .records import Run, StepRun, Worker, attempt_id, step_run_id
 from .state import State
 from .states import Change, StepStatus, after
 from .sticky import may_repin, pin, preferred, requirement_of, unpin
 
-__all__ = ["assignment", "make_pending", "match", "place_again", "release", "repin", "waits"]
+__all__ = [
+    "assignment",
+    "leave_backlog",
+    "look_again",
+    "make_pending",
+    "match",
+    "patience_is_over",
+    "place_again",
+    "release",
+    "repin",
+    "waits",
+]
 
 
 def make_pending(
@@ -46,16 +59,35 @@ def make_pending(
 
 
 def place(state: State, run: Run, name: str) -> None:
-    """Give a pending step to the best worker, or put it in the backlog."""
+    """Give a pending step to the best worker, or put it in the backlog.
+
+    While a preference with patience is required, only as long as somebody meets it.
+    """
     step = run.steps[name]
     if may_repin(state, run):
         unpin(state, run)
-    requirement = requirement_of(run, name)
-    worker = state.placement.choose(requirement, preferred(run, name))
+    full, prefer = requirement_of(run, name), preferred(run, name)
+    since = step.pending_since or state.now
+    for lasts, strict in stages(full):
+        if since + lasts > state.now:
+            worker = state.placement.choose(strict, prefer)
+            if worker is not None:
+                _assign(state, run, name, state.workers[worker])
+                return
+            if state.placement.anyone(strict):
+                state.patient[step_run_id(run.id, name)] = strict
+                state.wake(since + lasts, "patience", step_run_id(run.id, name))
+                _add_to_backlog(state, run, name, strict)
+                return
+    worker = state.placement.choose(plain(full), prefer)
     if worker is not None:
         _assign(state, run, name, state.workers[worker])
-        return
-    step_run = step_run_id(run.id, name)
+    else:
+        _add_to_backlog(state, run, name, plain(full))
+
+
+def _add_to_backlog(state: State, run: Run, name: str, requirement: Requirement) -> None:
+    step, step_run = run.steps[name], step_run_id(run.id, name)
     deadline, since = step.deadline or state.now, step.pending_since or state.now
     state.placement.backlog.add(step_run, requirement, run.header.priority, since)
     state.wake(deadline, "pending", step_run)
@@ -66,30 +98,55 @@ def place(state: State, run: Run, name: str) -> None:
     )
 
 
+def patience_is_over(state: State, step_run: str) -> None:
+    """The time for a stage of a step's preferences is over."""
+    if step_run in state.patient:
+        _place_anew(state, step_run)
+
+
+def look_again(state: State) -> None:
+    """Workers changed or are gone: patient steps for which there is nobody now wait no more."""
+    there: dict[Requirement, bool] = {}
+    for step_run, requirement in list(state.patient.items()):
+        if requirement not in there:
+            there[requirement] = state.placement.anyone(requirement)
+        if not there[requirement]:
+            _place_anew(state, step_run)
+
+
+def _place_anew(state: State, step_run: str) -> None:
+    run_id, _, name = step_run.partition("/")
+    leave_backlog(state, step_run)
+    place(state, state.runs[run_id], name)
+
+
+def leave_backlog(state: State, step_run: str) -> None:
+    """The step run is placed, or ends, or is looked at anew."""
+    state.placement.backlog.remove(step_run)
+    state.patient.pop(step_run, None)
+    state.emit(DropPending(step_run))
+
+
 def repin(state: State, worker: str) -> None:
     """A worker is gone: steps that waited for it alone go to others, where they may."""
     for step_run in state.placement.backlog.pinned_to(worker):
-        run_id, _, name = step_run.partition("/")
-        run = state.runs[run_id]
+        run = state.runs[step_run.partition("/")[0]]
         if may_repin(state, run) or run.header.pinned != worker:
-            state.placement.backlog.remove(step_run)
-            state.emit(DropPending(step_run))
-            place(state, run, name)
+            _place_anew(state, step_run)
 
 
 def match(state: State, worker: Worker) -> None:
     """The worker changed: give it the pending steps that it can take now."""
     placement = state.placement
     while (turn := placement.next_for(worker.id)) is not None:
-        placement.backlog.remove(turn.step_run)
-        state.emit(DropPending(turn.step_run))
+        leave_backlog(state, turn.step_run)
         run_id, _, name = turn.step_run.partition("/")
         _assign(state, state.runs[run_id], name, worker)
 
 
 def _assign(state: State, run: Run, name: str, worker: Worker) -> None:
     step = run.steps[name]
-    requirement = run.requirements[name]
+    requirement = plain(run.requirements[name])
     highest, total = weights(state.placement.score(worker.id, requirement))
     attempt = attempt_id(run.id, name, step.attempt)
     run.steps[name] = replace(

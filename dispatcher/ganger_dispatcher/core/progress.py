@@ -4,8 +4,8 @@ from msgspec.structs import replace
 
 from ganger_broker.messages import CancelAttempt, FailureReason, RunError, RunStatus
 
-from .effects import Count, DropPending, EndRun, Note, Reply, StoreStep, Tell
-from .placing import make_pending
+from .effects import Count, EndRun, Note, Reply, StoreStep, Tell
+from .placing import leave_backlog, make_pending
 from .records import Run, StepRun, attempt_id, step_run_id
 from .state import State
 from .states import TERMINAL, Change, StepStatus, after
@@ -47,8 +47,7 @@ def end_step(
         return
     step_run = step_run_id(run.id, name)
     if step.status is StepStatus.PENDING and step_run in state.placement.backlog:
-        state.placement.backlog.remove(step_run)
-        state.emit(DropPending(step_run))
+        leave_backlog(state, step_run)
     tell_to_stop(state, run, name, error)
     run.steps[name] = replace(
         step, status=status, timeout_at=None, finished_at=state.now, output=output, error=error

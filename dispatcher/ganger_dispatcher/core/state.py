@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from heapq import heappop, heappush
 from typing import NamedTuple
 
+from ganger_broker.labels import Requirement
 from ganger_broker.messages import RunResult
 from ganger_dispatcher.placement import Placement
 
@@ -48,7 +49,8 @@ class State:
     ``now`` is the time of the fact being handled, ms; effects gather in ``effects``;
     ``ended`` has the runs that ended in this batch, which nobody else knows of yet;
     ``children`` those that live runs have spawned, ``orphans`` those to cancel, as the run
-    that spawned them did not succeed.
+    that spawned them did not succeed; ``patient`` pending steps that wait for a worker they
+    prefer, and what they require meanwhile.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -64,6 +66,7 @@ class State:
         self.ended: dict[str, RunResult] = {}
         self.children: dict[str, dict[str, None]] = {}
         self.orphans: list[str] = []
+        self.patient: dict[str, Requirement] = {}
         self._timers: list[Timer] = []
 
     def emit(self, *effects: Effect) -> None:

@@ -30,7 +30,7 @@ from .effects import (
 )
 from .facts import AssignmentReturned
 from .inputs import schema_problem
-from .placing import match, release, repin
+from .placing import look_again, match, release, repin
 from .records import Worker, WorkerState
 from .state import State
 from .triggers import workflow_registered
@@ -99,6 +99,7 @@ def registered(state: State, event: WorkerRegistered) -> None:
         attempt_lost(state, attempt)
     for name in fresh:
         workflow_registered(state, name)
+    look_again(state)
 
 
 def _bad_schema(event: WorkerRegistered) -> str | None:
@@ -199,6 +200,7 @@ def labels_changed(state: State, event: LabelsChanged, worker: Worker) -> None:
         Note("labels", {"worker": worker.id, "upsert": event.upsert, "delete": delete}),
     )
     match(state, worker)
+    look_again(state)
 
 
 def draining(state: State, _: WorkerDraining, worker: Worker) -> None:
@@ -215,6 +217,7 @@ def _close(state: State, worker: Worker, to: WorkerState) -> None:
         StoreLoad(worker.id, worker.used, worker.state, worker.given_at),
         Note(f"worker_{to}", {"worker": worker.id}),
     )
+    look_again(state)
 
 
 def left(state: State, _: WorkerLeft, worker: Worker) -> None:
@@ -224,6 +227,7 @@ def left(state: State, _: WorkerLeft, worker: Worker) -> None:
     for attempt in attempts:
         attempt_lost(state, attempt, counts=False)
     repin(state, worker.id)
+    look_again(state)
 
 
 def watch(state: State, worker: Worker) -> None:
@@ -245,6 +249,7 @@ def silence(state: State, names: Iterable[str]) -> None:
             attempt_lost(state, attempt)
     for worker in lost:
         repin(state, worker.id)
+    look_again(state)
 
 
 def _remove_silent(state: State, name: str) -> Worker | None:

@@ -143,6 +143,10 @@ class Placement:
             return False
         return self._score(row, requirement) != INELIGIBLE
 
+    def anyone(self, requirement: Requirement) -> bool:
+        """Whether a worker is eligible, if only it were free; by one scan of the fleet."""
+        return bool((self.fleet.scores(requirement)[self.fleet.open_rows] != INELIGIBLE).any())
+
     def scan(self, requirement: Requirement) -> int | None:
         """What ``index.best`` finds, by one vectorised pass over all workers."""
         keys = self.fleet.keys

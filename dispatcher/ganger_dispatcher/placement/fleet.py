@@ -185,6 +185,12 @@ class Fleet:
         self._open[row] = is_open
         self.refresh(row)
 
+    @property
+    def open_rows(self) -> npt.NDArray[np.bool_]:
+        """Which rows are of workers that take steps."""
+        rows: npt.NDArray[np.bool_] = self._open[: self.size]
+        return rows
+
     def is_open(self, row: int) -> bool:
         """Whether the worker takes steps."""
         return bool(self._open[row])

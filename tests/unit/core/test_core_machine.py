@@ -92,7 +92,8 @@ FLOWS |= {
     ]
 }
 LABELS = st.dictionaries(st.sampled_from(["gpu", "model"]), st.sampled_from([0, 1, 2, "x", "1"]))
-WISHES = st.sampled_from([{}, {}, GPU, WARM, {"model": "x"}])
+PATIENT: dict[str, Any] = {"model": {"value": "x", "weight": 5, "prefer_for": 4}}
+WISHES = st.sampled_from([{}, {}, GPU, WARM, PATIENT, {"model": "x"}])
 
 
 class CoreMachine(RuleBasedStateMachine):
@@ -450,6 +451,13 @@ class CoreMachine(RuleBasedStateMachine):
         every = [attempt for worker in state.workers.values() for attempt in worker.attempts]
         assert len(every) == len(set(every))
         assert set(held) <= set(every)
+
+    @invariant()
+    def who_is_patient_waits_for_somebody(self) -> None:
+        state = self.core.state
+        for step_run, requirement in state.patient.items():
+            assert step_run in state.placement.backlog
+            assert state.placement.anyone(requirement)
 
     @invariant()
     def a_hard_run_is_on_one_worker(self) -> None:
