@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from ganger_broker.errors import InvalidInput
 from ganger_broker.labels import MAX_CONDITIONS, Requirement, parse_desired
@@ -58,8 +59,13 @@ async def explain_step(store: RedisStore, name: str) -> StepExplanation:
     """
     run_id, step, (header, step_run) = await _find(store, name)
     workers = await store.workers()
-    explanation = explain(placement_of(workers), _requirement(header.workflow, step, step_run))
+    placement = placement_of(workers)
+    requirement = _requirement(header, step, step_run)
+    explanation = explain(placement, requirement)
     pending = step_run.status == "pending"
+    patient_until = _patient_until(placement, requirement, step_run) if pending else None
+    if patient_until is not None:
+        explanation.selected = None
     return StepExplanation(
         step_run=f"{run_id}/{step}",
         status=step_run.status.value,
@@ -85,7 +91,7 @@ async def stuck_steps(store: RedisStore, names: Iterable[str], workers: list[Wor
             run_id, step, (header, step_run) = await _find(store, name)
         except InvalidInput:
             continue  # it has ended since
-        requirement = _requirement(header.workflow, step, step_run)
+        requirement = _requirement(header, step, step_run)
         if requirement not in verdicts:
             verdicts[requirement] = verdict(explain(placement, requirement))
         if step_run.status == "pending" and verdicts[requirement] == "never with this fleet":
@@ -93,11 +99,12 @@ async def stuck_steps(store: RedisStore, names: Iterable[str], workers: list[Wor
     return stuck
 
 
-def _requirement(workflow: str, step: str, step_run: StepRun) -> Requirement:
+def _requirement(header: RunHeader, step: str, step_run: StepRun) -> Requirement:
     # a step's and a trigger's, merged: each of them had as many as may be
     desired = parse_desired(step_run.desired_worker_labels, most=2 * MAX_CONDITIONS)
     conditions = [condition for group in desired.values() for condition in group]
-    return Requirement.of(action_of(workflow, step), conditions)
+    requirement = Requirement.of(action_of(header.workflow, step), conditions)
+    return replace(requirement, worker=header.pinned)
 
 
 def _patient_until(placement: Placement, requirement: Requirement, step_run: StepRun) -> int | None:

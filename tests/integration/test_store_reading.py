@@ -16,6 +16,9 @@ from ganger_broker.messages import (
     RunError,
     RunResult,
     RunStatus,
+    StepDefinition,
+    StickyStrategy,
+    WorkflowDefinition,
 )
 from ganger_dispatcher.core import effects as do
 from ganger_dispatcher.core.effects import Effect
@@ -236,6 +239,26 @@ async def test_conditions_of_a_step_and_of_its_trigger_may_be_more_than_one_of_t
     )
     explanation = await explain_step(place.store, "r")
     assert len(explanation.workers[0]["reasons"]) == 2 * MAX_CONDITIONS
+
+
+async def test_a_step_that_is_pinned_says_to_whom(place: Place) -> None:
+    flow = WorkflowDefinition(
+        "w", [StepDefinition("s"), StepDefinition("t", parents=["s"])], sticky=StickyStrategy.HARD
+    )
+    world = World()
+    await place.commit(
+        *world.join("one", workflows=[flow]),
+        *world.trigger("r"),
+        *world.trigger("other", priority=3),
+        *world.finish("r/s/1", "one"),
+        *world.join("two", workflows=[flow]),
+    )
+    explanation = await explain_step(place.store, "r/t")
+    assert (explanation.status, explanation.pinned) == ("pending", "one")
+    assert (explanation.verdict, explanation.selected) == ("not now", None)
+    eligible = {worker["id"]: worker["eligible"] for worker in explanation.workers}
+    assert eligible == {"one": True, "two": False}
+    assert explanation.workers[1]["reasons"][0]["key"] == "ganger.worker"
 
 
 async def test_a_step_that_is_patient_is_not_about_to_be_placed(place: Place) -> None:
