@@ -40,7 +40,10 @@ class Published(Enum):
     RETURNED = "returned"
     """No queue would take it: it was mandatory, or even its exchange is missing."""
     REFUSED = "refused"
-    """The broker would not keep it: a nack, or too large, or not allowed (it is logged)."""
+    """The broker would not keep it now: a nack."""
+    IMPOSSIBLE = "impossible"
+    """The broker closes the channel or the connection on it, each time: too large, not allowed,
+    an address that it chokes on (it is logged)."""
 
 
 class Delivery(msgspec.Struct, frozen=True):

@@ -1,8 +1,9 @@
 """Deliveries from their arrival until they are settled: nothing is in nobody's hands."""
 
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from ganger_broker.transport import Delivery, Subscription, Transport
 
@@ -13,10 +14,11 @@ _BATCH_BYTES = 16 * 2**20
 
 
 class Received(NamedTuple):
-    """A delivery and the queue it came from."""
+    """A delivery and where it came from."""
 
     delivery: Delivery
     queue: str
+    subscription: Subscription
 
     def __hash__(self) -> int:
         return id(self.delivery)
@@ -33,8 +35,9 @@ class Inbox:
         self._batch = batch
         self._on_arrival = on_arrival
         self._waiting: deque[Received] = deque()
-        self._unsettled: dict[tuple[str, Any], Received] = {}
+        self._unsettled: dict[Received, None] = {}
         self._subscriptions: dict[str, Subscription] = {}
+        self._came_at: dict[str, float] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -43,14 +46,31 @@ class Inbox:
         """Take what comes from this queue as well."""
 
         def receive(delivery: Delivery) -> None:
-            received = self._unsettled[queue, delivery.tag] = Received(delivery, queue)
+            received = Received(delivery, queue, subscription)
+            self._unsettled[received] = None
             self._waiting.append(received)
+            self._came_at[queue] = time.monotonic()
             self._on_arrival()
 
         # twice the batch: one batch is worked on while the next one arrives
-        self._subscriptions[queue] = await self._transport.consume(
-            queue, receive, prefetch=2 * self._batch
-        )
+        subscription = await self._transport.consume(queue, receive, prefetch=2 * self._batch)
+        self._subscriptions[queue] = subscription
+        self._came_at[queue] = time.monotonic()
+
+    def idle(self, after: float) -> list[str]:
+        """Queues that have brought nothing for ``after`` seconds."""
+        now = time.monotonic()
+        return [queue for queue, came_at in self._came_at.items() if now - came_at >= after]
+
+    async def renew_idle(self, after: float) -> None:
+        """Consume those anew.
+
+        RabbitMQ keeps a consumer on the remains of a quorum queue that is deleted and declared
+        again at once, and says nothing of it: it cannot be told from one that has nothing to do.
+        """
+        for queue in self.idle(after):
+            await self._subscriptions[queue].cancel()
+            await self.consume(queue)
 
     def take(self) -> list[Received]:
         """The next deliveries, as many as one commit should hold."""
@@ -68,12 +88,10 @@ class Inbox:
 
     def settle(self, batch: Sequence[Received]) -> None:
         """Acknowledge."""
-        for queue, subscription in self._subscriptions.items():
-            done = [received.delivery for received in batch if received.queue == queue]
-            if done:
-                subscription.ack(done)
+        for subscription, deliveries in _by_subscription(batch):
+            subscription.ack(deliveries)
         for received in batch:
-            self._unsettled.pop((received.queue, received.delivery.tag), None)
+            self._unsettled.pop(received, None)
 
     async def close(self) -> None:
         """Consume no more; what was taken may still be settled."""
@@ -82,9 +100,15 @@ class Inbox:
 
     def give_back(self) -> None:
         """All that is not settled is for somebody else."""
-        for queue, subscription in self._subscriptions.items():
-            left = [r.delivery for r in self._unsettled.values() if r.queue == queue]
-            if left:
-                subscription.requeue(left)
+        for subscription, deliveries in _by_subscription(self._unsettled):
+            subscription.requeue(deliveries)
         self._unsettled.clear()
         self._waiting.clear()
+
+
+def _by_subscription(batch: Iterable[Received]) -> Iterable[tuple[Subscription, list[Delivery]]]:
+    found: dict[int, tuple[Subscription, list[Delivery]]] = {}
+    for received in batch:
+        _, deliveries = found.setdefault(id(received.subscription), (received.subscription, []))
+        deliveries.append(received.delivery)
+    return found.values()

@@ -9,37 +9,25 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
-from uuid import uuid4
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import structlog
 from msgspec.structs import replace
 
-from ganger_broker.errors import (
-    EpochSuperseded,
-    StoreError,
-    StoreRefused,
-    TransportClosed,
-    TransportError,
-)
+from ganger_broker.errors import EpochSuperseded, StoreError, StoreRefused
 from ganger_broker.settings import Settings
-from ganger_broker.transport import Published, Transport
+from ganger_broker.transport import Transport
 
 from .core.core import Core, Fact
-from .core.effects import Assign, Beat, Bury, DeleteQueue, Effect, Reply
+from .core.effects import Beat, DeleteQueue, Effect
 from .core.events import expanded
-from .core.facts import (
-    AssignmentReturned,
-    BrokerRestored,
-    EventPushed,
-    TimePassed,
-    TriggerReceived,
-)
+from .core.facts import BrokerRestored, EventPushed, TimePassed, TriggerReceived
 from .core.state import Policy
 from .inbox import Inbox, Received
 from .intake import read, refusal
-from .outgoing import Sendable, pack, sendable
+from .outgoing import sendable
+from .sending import Sender
 from .store.redis_store import Message, RedisStore
 
 __all__ = ["Term", "policy_of"]
@@ -48,8 +36,6 @@ T = TypeVar("T")
 
 _log = structlog.get_logger("ganger.dispatcher")
 
-_BATCHES_IN_FLIGHT = 16
-"""Committed batches whose messages are not confirmed yet, at most."""
 _PRUNE_EVERY = 60.0
 """Seconds between looks for runs whose retention is over."""
 _TIDY_AFTER = 1.0
@@ -106,14 +92,17 @@ class Term:
         self._inbox = Inbox(transport, settings.batch, self._something.set)
         self._over = asyncio.Event()
         self._away = False
-        self._in_flight = asyncio.Semaphore(_BATCHES_IN_FLIGHT)
-        self._sending: set[asyncio.Task[None]] = set()
-        self._sent: list[str] = []
+        self._sender = Sender(
+            transport,
+            self._topology,
+            self._inbox,
+            self._log,
+            epoch=epoch,
+            tell=self._tell,
+            fail=self.end,
+        )
         self._beats: list[Effect] = []
         self._committed_at = 0
-        self._messages = 0
-        # a term after a failure may have the same epoch: its messages need other names
-        self._names = f"{epoch}-{uuid4().hex[:8]}"
 
     async def serve(self, on_leading: Callable[[], None]) -> None:
         """Take over, call ``on_leading``, and lead until ``end`` is called.
@@ -122,8 +111,9 @@ class Term:
             EpochSuperseded: another dispatcher leads.
             StoreError: Redis is away and it is to end.
         """
-        keeping = asyncio.create_task(self._keep_lease())
-        keeping.add_done_callback(lambda _: self.end())
+        keeping = [asyncio.create_task(keep()) for keep in (self._keep_lease, self._keep_hearing)]
+        for task in keeping:
+            task.add_done_callback(lambda _: self.end())
         try:
             await self._take_over()
             await self._inbox.consume(self._topology.triggers)
@@ -131,13 +121,15 @@ class Term:
             self._log.info("leading")
             on_leading()
             await self._work()
-            if keeping.done():
-                keeping.result()
+            for task in keeping:
+                if task.done():
+                    task.result()
         except Poisoned as poisoned:
             # the core may be half changed: bury it, and begin again from what is stored
             await self._bury(poisoned)
         finally:
-            keeping.cancel()
+            for task in keeping:
+                task.cancel()
             await self._give_back()
 
     def end(self) -> None:
@@ -164,6 +156,15 @@ class Term:
                 # commits are fenced by the epoch, so trying on is safe
                 self._log.warning("store_unreachable", error=str(exc))
 
+    async def _keep_hearing(self) -> None:
+        """Be sure of the consumers well before workers count as silent that cannot be heard."""
+        idle = self._settings.worker_timeout / 4
+        while True:
+            await asyncio.sleep(idle)
+            if self._inbox.idle(idle):
+                await self._transport.declare(self._topology.shared())
+                await self._inbox.renew_idle(idle)
+
     async def _take_over(self) -> None:
         await self._transport.declare(self._topology.shared())
         snapshot = await self._store.load()
@@ -177,13 +178,15 @@ class Term:
             unsent=len(outbox),
         )
         await self._carry_out(effects, [])
-        await self._in_flight.acquire()
-        self._spawn(self._finish(list(outbox.values()), list(outbox), [], []))
+        await self._sender.send(list(outbox.values()), list(outbox), [])
 
     def reconnected(self) -> None:
         """The broker was away and is back."""
         self._away = False
-        self._facts.append(BrokerRestored())
+        self._tell(BrokerRestored())
+
+    def _tell(self, fact: Fact) -> None:
+        self._facts.append(fact)
         self._something.set()
 
     # ── the loop ──────────────────────────────────────────────────────────────────────
@@ -247,7 +250,7 @@ class Term:
         self._something.clear()
         wake_at = self._core.wake_at
         left = None if wake_at is None else max(0, wake_at - self._clock()) / 1000
-        if self._sent or self._beats:
+        if self._sender.sent or self._beats:
             left = _TIDY_AFTER if left is None else min(left, _TIDY_AFTER)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(left):
@@ -291,26 +294,19 @@ class Term:
     async def _carry_out(self, effects: list[Effect], batch: list[Received]) -> None:
         """Commit, then publish and acknowledge in the background, in order."""
         messages = sendable(effects)
-        outbox: dict[str, Message] = {}
-        names: list[str | None] = []
-        for message in messages:
-            keep = isinstance(message, Reply) or (isinstance(message, Bury) and message.keep)
-            name = self._name() if keep else None
-            names.append(name)
-            if name is not None:
-                outbox[name] = message  # type: ignore[assignment]
-        sent, self._sent = self._sent, []
+        names = [self._sender.name(message) for message in messages]
+        outbox = {
+            name: message
+            for name, message in zip(names, messages, strict=True)
+            if name is not None and isinstance(message, Message)
+        }
+        sent = self._sender.take_sent()
         beats, self._beats = self._beats, []
         effects = beats + effects
         self._committed_at = self._clock()
         await self._persist(lambda: self._store.commit(self._epoch, effects, outbox, sent))
-        await self._in_flight.acquire()
         gone = [effect.worker for effect in effects if isinstance(effect, DeleteQueue)]
-        self._spawn(self._finish(messages, names, batch, gone))
-
-    def _name(self) -> str:
-        self._messages += 1
-        return f"{self._names}-{self._messages}"
+        await self._sender.send(messages, names, batch, gone)
 
     async def _persist(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask Redis, again and again while it is away; the core's state waits meanwhile."""
@@ -325,58 +321,6 @@ class Term:
                 self._log.warning("store_unreachable", error=str(exc))
                 await asyncio.sleep(_STORE_RETRY)
 
-    # ── sending ───────────────────────────────────────────────────────────────────────
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-
-    async def _finish(
-        self,
-        messages: Sequence[Sendable],
-        names: Sequence[str | None],
-        batch: list[Received],
-        gone: list[str],
-    ) -> None:
-        """Publish what was committed, then acknowledge what it came from.
-
-        Tasks start in the order of the commits, and ``publish`` keeps the order of its
-        calls: a worker is told in the order in which the core decided.
-        """
-        try:
-            if messages:
-                packed = [pack(message, self._topology) for message in messages]
-                outcomes = await self._transport.publish(packed)
-                for message, name, outcome in zip(messages, names, outcomes, strict=True):
-                    self._published(message, name, outcome)
-            self._inbox.settle(batch)
-            for worker in gone:
-                await self._transport.delete_queue(self._topology.worker_queue(worker))
-        except TransportClosed:
-            pass  # not acknowledged: it all comes again
-        except Exception:
-            self._log.exception("sending_failed")
-            self.end()
-        finally:
-            self._in_flight.release()
-
-    def _published(self, message: Sendable, name: str | None, outcome: Published) -> None:
-        if isinstance(message, Assign):
-            if outcome is not Published.CONFIRMED:
-                attempt = message.assignment.attempt
-                gone = outcome is Published.RETURNED
-                self._facts.append(AssignmentReturned(message.worker, attempt, no_queue=gone))
-                self._something.set()
-            return
-        unwanted = outcome is Published.RETURNED and not isinstance(message, Bury)
-        if outcome is not Published.CONFIRMED and not unwanted:
-            what = type(message).__name__
-            raise TransportError(f"the broker did not keep a {what}: {outcome.value}")
-        if name is not None:
-            # a reply that nobody waits for any more was returned, and is done with as well
-            self._sent.append(name)
-
     async def _bury(self, poisoned: "Poisoned") -> None:
         """Dead-letter a delivery that the core cannot handle, so that it does not come again."""
         delivery = poisoned.received.delivery
@@ -389,9 +333,8 @@ class Term:
     async def _give_back(self) -> None:
         """Stop consuming; send what was committed; the rest is for the next leader."""
         await self._inbox.close()
-        if self._sending:
-            await asyncio.wait(list(self._sending), timeout=self._settings.lease)
-        if self._sent:
+        await self._sender.settle(self._settings.lease)
+        if self._sender.sent:
             with contextlib.suppress(StoreError):
-                await self._store.commit(self._epoch, [], sent=self._sent)
+                await self._store.commit(self._epoch, [], sent=self._sender.take_sent())
         self._inbox.give_back()

@@ -1,10 +1,13 @@
-"""Fixtures of the store: the same tests on a real Redis and on the one inside the process."""
+"""A RabbitMQ of our own that may be stopped, and the store on a real Redis and on the one
+inside the process."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
 
 import pytest
+from tools.private_servers import PrivateRabbit, start_rabbitmq
 
+from ganger_broker.rabbitmq import RabbitTransport
 from ganger_dispatcher.store import open_redis
 from tests.integration.store_place import Place
 
@@ -19,3 +22,18 @@ async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
     async for key in redis.scan_iter(f"{place.keys.prefix}:*", count=10_000):
         await redis.delete(key)
     await place.store.close()
+
+
+@pytest.fixture(scope="session")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRabbit]:
+    server = start_rabbitmq(tmp_path_factory.mktemp("rabbitmq"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def transport(rabbit: PrivateRabbit) -> AsyncIterator[RabbitTransport]:
+    transport = RabbitTransport(rabbit.url, name="faults")
+    await transport.connect()
+    yield transport
+    await transport.close()

@@ -3,19 +3,19 @@
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator
 
 import aiormq
 import pytest
 from structlog.testing import capture_logs
-from tools.private_servers import MAX_MESSAGE_SIZE, PrivateRabbit, start_rabbitmq
+from tools.private_servers import PrivateRabbit
 from yarl import URL
 
-from ganger_broker.errors import TransportClosed, TransportError
+from ganger_broker.errors import TransportClosed
 from ganger_broker.rabbitmq import RabbitTransport, session
-from ganger_broker.topology import Binding, Exchange, Queue, QueueType
+from ganger_broker.topology import Binding, Exchange, QueueType
 from ganger_broker.transport import Delivery, Outgoing, Published
 from tests.inbox import PATIENCE, Inbox
+from tests.integration.queues import a_queue
 
 BROKER_URL = os.environ.get("GANGER_BROKER_URL", "amqp://guest:guest@127.0.0.1:5672/")
 NOBODY = "amqp://guest:guest@127.0.0.1:1/"
@@ -23,26 +23,6 @@ NOBODY = "amqp://guest:guest@127.0.0.1:1/"
 CONFIRMED = Published.CONFIRMED
 OUTAGE = 60.0
 """Seconds until RabbitMQ must be back and everything with it."""
-
-
-@pytest.fixture(scope="module")
-def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRabbit]:
-    server = start_rabbitmq(tmp_path_factory.mktemp("rabbitmq"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-async def transport(rabbit: PrivateRabbit) -> AsyncIterator[RabbitTransport]:
-    transport = RabbitTransport(rabbit.url, name="faults")
-    await transport.connect()
-    yield transport
-    await transport.close()
-
-
-def a_queue(queue_type: QueueType = "classic", **arguments: object) -> Queue:
-    given = {"x-" + key.replace("_", "-"): value for key, value in arguments.items()}
-    return Queue(f"test-{secrets.token_hex(6)}", {"x-queue-type": queue_type, **given})
 
 
 class Traffic:
@@ -152,6 +132,7 @@ async def test_connecting_waits_for_a_broker_that_is_down(rabbit: PrivateRabbit)
     async with asyncio.timeout(OUTAGE):
         await connecting
 
+    assert transport.connected
     await transport.declare([a_queue()])
     await transport.close()
 
@@ -240,84 +221,6 @@ async def test_what_was_delivered_before_the_loss_cannot_be_acknowledged_after(
     assert [delivery.redelivered for delivery in inbox.deliveries] == [False] * 2 + [True] * 2 + [
         False
     ]
-
-
-async def test_a_message_the_broker_finds_too_large_is_refused_alone(
-    transport: RabbitTransport,
-) -> None:
-    queue = a_queue()
-    await transport.declare([queue])
-    small, large = (Outgoing("", queue.name, b"x" * size) for size in (10, MAX_MESSAGE_SIZE + 1))
-
-    outcomes = await transport.publish([small, small, large, small])
-
-    assert outcomes == [CONFIRMED, CONFIRMED, Published.REFUSED, CONFIRMED]
-    assert await transport.publish([small]) == [CONFIRMED]
-
-
-async def test_what_the_broker_has_no_room_for_is_refused(transport: RabbitTransport) -> None:
-    queue = a_queue(max_length=2, overflow="reject-publish")
-    await transport.declare([queue])
-    message = Outgoing("", queue.name, b"")
-    assert await transport.publish([message] * 2) == [CONFIRMED] * 2
-
-    outcomes = [await transport.publish([message]) for _ in range(4)]
-
-    assert outcomes[-1] == [Published.REFUSED]
-
-
-async def test_an_exchange_somebody_deleted_is_there_again(
-    rabbit: PrivateRabbit, transport: RabbitTransport
-) -> None:
-    queue, exchange = a_queue(), Exchange(f"test-{secrets.token_hex(6)}", "topic")
-    await transport.declare([exchange, queue, Binding(exchange.name, queue.name, "#")])
-    message = Outgoing(exchange.name, "k", b"")
-    assert await transport.publish([message]) == [CONFIRMED]
-    connection = await aiormq.connect(rabbit.url)
-    await (await connection.channel()).exchange_delete(exchange.name)
-    await connection.close()
-
-    assert await transport.publish([message] * 3) == [CONFIRMED] * 3
-
-
-async def test_a_channel_the_server_closed_is_opened_again(transport: RabbitTransport) -> None:
-    queue, inbox = a_queue(), Inbox()
-    await transport.declare([queue])
-    subscription = await transport.consume(queue.name, inbox, prefetch=1)
-    back = asyncio.Event()
-    transport.on_reconnect(back.set)
-    channel = subscription._channel
-    assert channel is not None
-
-    await channel.basic_ack(4711)  # a tag it never gave
-
-    async with asyncio.timeout(PATIENCE):
-        await back.wait()
-    await transport.publish([Outgoing("", queue.name, b"x")])
-    assert [delivery.body for delivery in await inbox.wait(1)] == [b"x"]
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"password": "wrong"}, "'guest'"),
-        ({"user": "nobody"}, "'nobody'"),
-        ({"path": "/nowhere"}, "'nowhere'"),
-    ],
-    ids=["password", "user", "virtual host"],
-)
-async def test_being_refused_is_told_at_once(
-    rabbit: PrivateRabbit, change: dict[str, str], named: str
-) -> None:
-    url = URL(rabbit.url)
-    for part, value in change.items():
-        url = getattr(url, f"with_{part}")(value)
-
-    with pytest.raises(TransportError, match=named) as raised:
-        await RabbitTransport(str(url), name="refused").connect()
-
-    assert "guest:" not in str(raised.value)
-    assert "wrong" not in str(raised.value)
 
 
 class Line:

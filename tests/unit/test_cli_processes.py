@@ -172,5 +172,6 @@ async def test_dev_says_that_a_step_waits_for_a_slot(folder: Path) -> None:
     await asyncio.to_thread(folder.write_text, BUSY)
     words = ("--no-reload", "--trigger", "caption", "--slots", "1", "--grace", "1ms")
     async with developing(folder, *words) as dev:
-        await dev.says("step waits for a free slot")
+        line = await dev.says("step waits for a free slot")
+        assert "/caption" in line
         await dev.ends()

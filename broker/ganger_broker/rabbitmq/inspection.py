@@ -12,13 +12,15 @@ __all__ = ["BrokerState", "inspect_broker"]
 
 @dataclass
 class BrokerState:
-    """What was found. ``messages``: how many lie in each queue that is there."""
+    """What was found. ``messages``: how many lie in each queue that is there; ``consumers``:
+    how many each has."""
 
     version: str
     missing: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     """What is there with other arguments, in the broker's words."""
     messages: dict[str, int] = field(default_factory=dict)
+    consumers: dict[str, int] = field(default_factory=dict)
 
 
 async def inspect_broker(url: str, topology: Topology) -> BrokerState:
@@ -39,12 +41,12 @@ async def inspect_broker(url: str, topology: Topology) -> BrokerState:
 
 
 async def _inspect(session: Session, item: Exchange | Queue, state: BrokerState) -> None:
-    count = await session.look_up(item)
-    if count is None:
+    found = await session.look_up(item)
+    if found is None:
         state.missing.append(item.name)
         return
     if isinstance(item, Queue):
-        state.messages[item.name] = count
+        state.messages[item.name], state.consumers[item.name] = found
     try:
         await session.declare([item])  # the only way in which the broker compares arguments
     except ConnectionLost:

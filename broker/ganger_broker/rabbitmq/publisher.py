@@ -40,6 +40,15 @@ CHUNK_MESSAGES = 200
 CHUNK_BYTES = 2**18
 """Written as one before other channels (acknowledgements, heartbeats) get their turn."""
 
+UNSOUND = (
+    amqp.ConnectionInternalError,
+    amqp.ConnectionSyntaxError,
+    amqp.ConnectionFrameError,
+    amqp.ConnectionCommandInvalid,
+    amqp.ConnectionNotImplemented,
+)
+"""What the server closes a connection with when it chokes on what it was sent; a shutdown or
+an operator's closing it is none of these."""
 UNPACKABLE = (TypeError, ValueError, OverflowError, StructError, PAMQPException)
 
 
@@ -57,7 +66,7 @@ class _Batch:
 class _Pending:
     """A message on its way."""
 
-    __slots__ = ("alone", "batch", "index", "message", "message_id")
+    __slots__ = ("alone", "batch", "blamed", "index", "message", "message_id")
 
     def __init__(self, message: Outgoing, message_id: str, batch: _Batch, index: int) -> None:
         self.message = message
@@ -66,6 +75,8 @@ class _Pending:
         self.index = index
         self.alone = False
         """The server closed the channel on it or its neighbours: sent with nobody beside it."""
+        self.blamed = 0
+        """How often the server closed the connection while it was alone."""
 
     @property
     def settled(self) -> bool:
@@ -216,7 +227,7 @@ class Publisher:
         unconfirmed = [pending for pending in self._in_flight.values() if not pending.settled]
         self._in_flight.clear()
         self._by_id.clear()
-        if isinstance(reason, amqp.AMQPChannelError):
+        if isinstance(reason, (amqp.AMQPChannelError, *UNSOUND)):
             log.warning("publishing channel closed by the broker", error=str(reason))
             unconfirmed = _without_culprit(unconfirmed, reason)
         self._waiting.extendleft(reversed(unconfirmed))
@@ -232,22 +243,28 @@ def _cancel(writer: asyncio.Task[None], _: object) -> None:
 
 def _without_culprit(unconfirmed: list[_Pending], reason: Exception) -> list[_Pending]:
     """The server closes a channel for one message and does not say for which: sent one by
-    one, the culprit is the one it closes the channel for again."""
+    one, the culprit is the one it closes the channel for again. A connection it may close for
+    reasons of its own as well, so that has to happen once more."""
     match unconfirmed:
         case [culprit] if culprit.alone:
-            missing = isinstance(reason, amqp.ChannelNotFoundEntity)
-            culprit.settle(Published.RETURNED if missing else Published.REFUSED)
-            message = culprit.message
-            log.error(
-                "message refused by the broker",
-                exchange=message.exchange,
-                routing_key=message.routing_key,
-                error=str(reason),
-            )
-            return []
+            culprit.blamed += 1
+            if isinstance(reason, amqp.AMQPChannelError) or culprit.blamed > 1:
+                _give_up(culprit, reason)
+                return []
     for pending in unconfirmed:
         pending.alone = True
     return unconfirmed
+
+
+def _give_up(culprit: _Pending, reason: Exception) -> None:
+    missing = isinstance(reason, amqp.ChannelNotFoundEntity)
+    culprit.settle(Published.RETURNED if missing else Published.IMPOSSIBLE)
+    log.error(
+        "message refused by the broker",
+        exchange=culprit.message.exchange,
+        routing_key=culprit.message.routing_key,
+        error=str(reason),
+    )
 
 
 def _packed(channel: Channel, pending: _Pending) -> bytes:

@@ -6,7 +6,7 @@ from tenacity.wait import wait_exponential, wait_random
 
 from ganger_broker.errors import TransportClosed
 
-__all__ = ["retry_for_ever"]
+__all__ = ["FIRST_WAIT", "LONGEST_WAIT", "retry_for_ever"]
 
 log = structlog.get_logger(__name__)
 

@@ -16,7 +16,7 @@ from ganger_broker.transport import Delivery, Outgoing, Published
 
 from .consumer import Consumer
 from .publisher import Publisher
-from .retrying import retry_for_ever
+from .retrying import FIRST_WAIT, LONGEST_WAIT, retry_for_ever
 from .session import ConnectionLost, ConnectionRefused, Session
 
 __all__ = ["RabbitTransport"]
@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 
 CLOSE_TIMEOUT = 5.0
 """Seconds at most to get the last acknowledgements out to a broker that does not answer."""
+
+SHORT_LIVED = 5.0
+"""Seconds that a connection has to last for the next one to be made at once."""
 
 Item = Exchange | Queue | Binding
 
@@ -138,13 +141,22 @@ class RabbitTransport:
     # ── one connection after the other ──
 
     async def _supervise(self, session: Session) -> None:
+        clock = asyncio.get_running_loop().time
+        opened, short_lived = clock(), 0
         while True:
             reason = await session.wait_lost()
             self._up.clear()
             log.warning("connection lost", name=self._name, reason=reason)
+            short_lived = short_lived + 1 if clock() - opened < SHORT_LIVED else 0
+            if short_lived:  # it comes back and goes again: not as fast as it can
+                await asyncio.sleep(min(FIRST_WAIT * 2**short_lived, LONGEST_WAIT))
             async for attempt in retry_for_ever("reconnecting", name=self._name):
                 with attempt:
                     session = self._session = await self._reconnect()
+            if self._closed:  # before Python 3.12 a cancellation can be lost in connecting
+                await session.close()
+                return
+            opened = clock()
             self._up.set()
             log.info("connected again", name=self._name)
             self._start(self._call_back())

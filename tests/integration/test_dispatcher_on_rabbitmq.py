@@ -1,0 +1,89 @@
+"""The dispatcher, when others meddle with its queues or name impossible addresses."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator
+
+import aiormq
+import pytest
+from tools.private_servers import PrivateRabbit
+
+from ganger_broker.topology import Queue
+from ganger_dispatcher.store import open_redis
+from tests.inbox import PATIENCE
+from tests.outside import Outside
+
+REDIS_URL = os.environ.get("GANGER_REDIS_URL", "redis://127.0.0.1:6379/0")
+
+
+@pytest.fixture
+async def outside(rabbit: PrivateRabbit) -> AsyncIterator[Outside]:
+    prefix = f"test-{secrets.token_hex(6)}"
+    outside = Outside(
+        broker_url=rabbit.url, redis_url=REDIS_URL, prefix=prefix, worker_timeout="4s"
+    )
+    await outside.open()
+    yield outside
+    await outside.close()
+    redis = open_redis(REDIS_URL)
+    async for key in redis.scan_iter(f"{prefix}:*", count=10_000):
+        await redis.delete(key)
+    await redis.aclose()
+
+
+async def finishes(outside: Outside, run_id: str) -> bool:
+    """Whether a run that is triggered now is worked on and answered."""
+    await outside.trigger(run_id)
+    async with asyncio.timeout(PATIENCE):
+        await outside.work("w")
+        result = await outside.results.get()
+    return (result.run_id, result.status) == (run_id, "succeeded")
+
+
+async def test_an_impossible_reply_address_costs_nobody_elses_answer(outside: Outside) -> None:
+    """RabbitMQ closes the connection of whoever publishes to a made-up direct-reply address."""
+    await outside.join("w")
+    await outside.trigger("r1", reply_to="amq.rabbitmq.reply-to.g1h2AA.bogus")
+    async with asyncio.timeout(PATIENCE):
+        assert (await outside.work("w")).attempt == "r1/add/1"
+
+    assert await finishes(outside, "r2")
+
+
+async def test_a_dead_letter_queue_that_somebody_deleted_is_there_again(outside: Outside) -> None:
+    await outside.join("w")
+    await outside.transport.delete_queue(outside.topology.dead)
+
+    await outside.trigger(body=b"no trigger")
+
+    async with asyncio.timeout(PATIENCE):
+        assert (await outside.results.get()).status == "failed"
+    assert await finishes(outside, "r1")
+    topology = outside.topology
+    await outside.transport.declare(topology.shared())
+    await outside.transport.consume(topology.dead, outside.dead.put_nowait, prefetch=1)
+    async with asyncio.timeout(PATIENCE):
+        assert (await outside.dead.get()).body == b"no trigger"
+
+
+@pytest.mark.parametrize("which", ["triggers", "events"])
+async def test_a_queue_that_is_made_anew_at_once_is_consumed_again(
+    rabbit: PrivateRabbit, outside: Outside, which: str
+) -> None:
+    """RabbitMQ leaves consumers on the remains of the old one, and says nothing."""
+    await outside.join("w")
+    assert await finishes(outside, "r1")
+    topology = outside.topology
+    name = getattr(topology, which)
+    [queue] = [q for q in topology.shared() if isinstance(q, Queue) and q.name == name]
+    connection = await aiormq.connect(rabbit.url)
+    channel = await connection.channel()
+
+    await channel.queue_delete(name)
+    await channel.queue_declare(name, durable=True, arguments=queue.arguments)
+    await connection.close()
+    await outside.transport.declare(topology.shared())  # with its bindings
+    await outside.reopen()
+
+    assert await finishes(outside, "r2")

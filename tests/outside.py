@@ -1,0 +1,114 @@
+"""A program and a worker that are nothing but messages, for tests of what is between them."""
+
+import asyncio
+from typing import Any
+
+from ganger_broker.codec import JSON, decode_result, decode_to_worker, encode
+from ganger_broker.messages import (
+    Assignment,
+    Event,
+    Outcome,
+    RunResult,
+    StepDefinition,
+    StepFinished,
+    StepStarted,
+    Trigger,
+    WorkerRegistered,
+    WorkflowDefinition,
+)
+from ganger_broker.settings import Settings
+from ganger_broker.transport import Delivery, Outgoing
+from ganger_broker.transports import open_transport
+from ganger_dispatcher.embedded import EmbeddedDispatcher
+
+__all__ = ["Outside"]
+
+LIMIT = 1_000_000
+ADD = WorkflowDefinition("add", [StepDefinition("add")])
+
+
+class Outside:
+    """A program and a worker, as messages; and the dispatchers between them."""
+
+    def __init__(self, **flags: Any) -> None:
+        self.settings = Settings.load(**flags)
+        self.topology = self.settings.topology()
+        self.transport = open_transport(self.settings, "outside")
+        self._publishing = open_transport(self.settings, "publishing")
+        self.assigned: asyncio.Queue[Assignment] = asyncio.Queue()
+        self.results: asyncio.Queue[RunResult] = asyncio.Queue()
+        self.dead: asyncio.Queue[Delivery] = asyncio.Queue()
+        self.queue_deleted = asyncio.Event()
+        self.transport.on_reconnect(self.queue_deleted.set)
+        self.dispatchers: list[EmbeddedDispatcher] = []
+
+    async def open(self) -> None:
+        topology, transport = self.topology, self.transport
+        await transport.connect()
+        await self._publishing.connect()
+        await transport.declare(topology.shared() + topology.for_client("program"))
+        await transport.consume(
+            topology.reply_queue("program"), self._result, prefetch=10, no_ack=True
+        )
+        await transport.consume(topology.dead, self.dead.put_nowait, prefetch=10, no_ack=True)
+        await self.dispatch()
+
+    async def dispatch(self) -> EmbeddedDispatcher:
+        dispatcher = EmbeddedDispatcher(self.settings)
+        await dispatcher.start()
+        self.dispatchers.append(dispatcher)
+        return dispatcher
+
+    async def reopen(self) -> None:
+        """Publish on a new connection: an old one may know what is not there any more."""
+        await self._publishing.close()
+        self._publishing = open_transport(self.settings, "publishing")
+        await self._publishing.connect()
+
+    async def close(self) -> None:
+        for dispatcher in self.dispatchers:
+            await dispatcher.stop()
+        await self._publishing.close()
+        await self.transport.close()
+
+    def _result(self, delivery: Delivery) -> None:
+        self.results.put_nowait(decode_result(delivery.body, delivery.content_type, LIMIT))
+
+    def _assigned(self, delivery: Delivery) -> None:
+        message = decode_to_worker(delivery.body, LIMIT)
+        if isinstance(message, Assignment):
+            self.assigned.put_nowait(message)
+
+    async def join(self, worker: str) -> None:
+        await self.transport.declare(self.topology.for_worker(worker))
+        queue = self.topology.worker_queue(worker)
+        await self.transport.consume(queue, self._assigned, prefetch=10, no_ack=True)
+        await self.say(WorkerRegistered(worker, "1", name=worker, slots=2, workflows=[ADD]))
+
+    async def say(self, *events: Event) -> None:
+        key = self.topology.event_key(events[0].worker)
+        await self._publishing.publish(
+            [Outgoing(self.topology.exchange, key, encode(list(events)))]
+        )
+
+    async def trigger(
+        self, run_id: str | None = None, body: bytes | None = None, reply_to: str | None = None
+    ) -> None:
+        message = Outgoing(
+            self.topology.exchange,
+            self.topology.trigger_key("add"),
+            body or encode(Trigger("add", run_id=run_id), JSON),
+            content_type=JSON,
+            reply_to=reply_to or self.topology.reply_queue("program"),
+            correlation_id=run_id,
+        )
+        await self._publishing.publish([message])
+
+    async def work(self, worker: str) -> Assignment:
+        """Do the next step that is assigned."""
+        assignment = await self.assigned.get()
+        await self.say(
+            StepStarted(worker, "1", assignment.attempt),
+            StepFinished(worker, "1", assignment.attempt, Outcome.SUCCEEDED, {"sum": 3}),
+        )
+        return assignment
