@@ -4,17 +4,16 @@ import asyncio
 from typing import Any
 
 from ganger_broker.codec import JSON, decode_result, decode_to_worker, encode
+from ganger_broker.definitions import StepDefinition, WorkflowDefinition
 from ganger_broker.messages import (
     Assignment,
     Event,
     Outcome,
     RunResult,
-    StepDefinition,
     StepFinished,
     StepStarted,
     Trigger,
     WorkerRegistered,
-    WorkflowDefinition,
 )
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Delivery, Outgoing

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgpack
 import msgspec
 
+from .definitions import WorkflowDefinition
 from .errors import InvalidInput, MalformedMessage, OversizedMessage
 from .labels import check_labels, parse_desired
 from .messages import (
@@ -25,7 +26,6 @@ from .messages import (
     ToWorker,
     Trigger,
     WorkerRegistered,
-    WorkflowDefinition,
 )
 from .plain_values import plain
 

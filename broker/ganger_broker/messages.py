@@ -11,16 +11,23 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from .definitions import WorkflowDefinition
+from .fields import (
+    MAX_SECONDS,
+    AttemptId,
+    Count,
+    Id,
+    Name,
+    Priority,
+    Seconds,
+    Slots,
+    StepRunId,
+    WorkerId,
+)
 from .labels import LabelValue
 
 __all__ = [
-    "EVENT_KEY_PATTERN",
-    "MAX_RETRIES",
-    "MAX_SECONDS",
-    "MAX_STEPS",
-    "MAX_VERSION",
     "Assignment",
-    "AttemptId",
     "CancelAttempt",
     "CancelRun",
     "Event",
@@ -34,51 +41,17 @@ __all__ = [
     "RunError",
     "RunResult",
     "RunStatus",
-    "StepDefinition",
     "StepFinished",
     "StepRefreshed",
     "StepReleased",
     "StepStarted",
     "StepWaits",
-    "StickyOnLoss",
-    "StickyStrategy",
     "ToWorker",
     "Trigger",
     "WorkerDraining",
     "WorkerLeft",
     "WorkerRegistered",
-    "WorkflowDefinition",
-    "action_of",
 ]
-
-# $ alone would let a final newline pass
-NAME_PATTERN = r"^[a-z0-9_][a-z0-9_.-]{0,127}$(?!\n)"
-ID_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}$(?!\n)"
-STEP_RUN_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}/[a-z0-9_][a-z0-9_.-]{0,127}$(?!\n)"
-EVENT_KEY_PATTERN = r"^[^\s*?\[\]]{1,200}$(?!\n)"
-"""Of an event's key: no space, and nothing that a pattern gives a meaning to."""
-
-Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="lower case")]
-Id = Annotated[str, Meta(pattern=ID_PATTERN)]
-MAX_SECONDS = 1e9
-MAX_RETRIES = 1_000_000
-MAX_STEPS = 1_000
-"""Steps of one workflow."""
-MAX_VERSION = 128
-"""Characters of a workflow's version."""
-
-Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
-Count = Annotated[int, Meta(ge=0)]
-Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
-Slots = Annotated[int, Meta(ge=1, le=4096)]
-Priority = Annotated[int, Meta(ge=1, le=3, description="3 goes first")]
-StepRunId = Annotated[str, Meta(pattern=STEP_RUN_PATTERN, description="<run>/<step>")]
-AttemptId = Annotated[str, Meta(description="<run>/<step>/<n>: the fencing token of one attempt")]
-
-
-def action_of(workflow: str, step: str) -> str:
-    """The action a worker registers to take this step: ``<workflow>:<step>``."""
-    return f"{workflow}:{step}"
 
 
 class RunStatus(StrEnum):
@@ -130,7 +103,7 @@ class Trigger(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     priority: Priority = 1
     desired_worker_labels: dict[str, Any] = {}
     parent: StepRunId | None = None
-    sticky_to: Id | None = None
+    sticky_to: WorkerId | None = None
 
 
 class PushEvent(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -185,73 +158,10 @@ class RunResult(msgspec.Struct, omit_defaults=True):
 # ── what workers send: exchange ganger, routing key event.<worker id>; a body is a list ──
 
 
-class StickyStrategy(StrEnum):
-    """Whether the steps of a run stay on one worker; its labels count all the same."""
-
-    SOFT = "soft"
-    """Where it is eligible and free, the worker that ran the run's previous step."""
-    HARD = "hard"
-    """Only the worker that ran the run's first step."""
-
-
-class StickyOnLoss(StrEnum):
-    """What becomes of the steps of a run whose one worker is lost."""
-
-    WAIT = "wait"
-    """They wait for it, until their schedule time-out."""
-    REPIN = "repin"
-    """They go to another eligible worker, and stay there."""
-
-
-class StepDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A step as its workers register it.
-
-    ``desired_worker_labels`` is in the written form of ``parse_desired``. ``timeout`` is
-    how long one attempt may run, ``schedule_timeout`` how long it may be pending. Before
-    retry n it rests ``backoff_factor ** n`` seconds, at most ``backoff_max_seconds``, less
-    a part of up to ``jitter``; without a factor not at all.
-    """
-
-    name: Name
-    parents: list[Name] = []
-    timeout: Seconds = 60.0
-    schedule_timeout: Seconds = 300.0
-    retries: Retries = 0
-    backoff_factor: Annotated[float, Meta(ge=1, le=MAX_SECONDS)] | None = None
-    backoff_max_seconds: Seconds = 300.0
-    jitter: Annotated[float, Meta(ge=0, le=1)] = 0.1
-    desired_worker_labels: dict[str, Any] = {}
-
-
-class WorkflowDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A workflow as its workers register it: a named DAG of steps.
-
-    ``on_failure`` is a step without parents that runs when one of them has failed for good,
-    before the run ends. ``sticky``: soft, a step prefers the worker that ran the one before
-    it; hard, all steps of a run go to the first one's worker, and where that is lost they
-    wait for it or, ``sticky_on_loss`` repin, go to another. ``input_schema``: the JSON Schema
-    (2020-12) that the input of a run must fit.
-    """
-
-    name: Name
-    steps: Annotated[list[StepDefinition], Meta(min_length=1, max_length=MAX_STEPS)]
-    version: Annotated[str, Meta(max_length=MAX_VERSION)] = ""
-    on_events: list[str] = []
-    on_failure: StepDefinition | None = None
-    sticky: StickyStrategy | None = None
-    sticky_on_loss: StickyOnLoss = StickyOnLoss.WAIT
-    input_schema: dict[str, Any] | None = None
-
-    def actions(self) -> list[str]:
-        """The actions of its steps, and of the one for failures."""
-        steps = [*self.steps, *([self.on_failure] if self.on_failure else [])]
-        return [action_of(self.name, step.name) for step in steps]
-
-
 class WorkerEvent(msgspec.Struct, omit_defaults=True):
     """What all events of a worker have: who speaks, in which incarnation."""
 
-    worker: Id
+    worker: WorkerId
     incarnation: Id
 
 

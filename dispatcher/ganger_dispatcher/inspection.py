@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from ganger_broker.definitions import action_of
 from ganger_broker.errors import InvalidInput
 from ganger_broker.labels import MAX_CONDITIONS, Requirement, parse_desired
-from ganger_broker.messages import RunError, action_of
+from ganger_broker.messages import RunError
 
 from .core.patience import stages
 from .core.records import RunHeader, StepRun, Worker

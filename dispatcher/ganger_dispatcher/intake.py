@@ -16,7 +16,8 @@ from ganger_broker.codec import (
     kind_of,
 )
 from ganger_broker.errors import InvalidMessage, MalformedMessage
-from ganger_broker.messages import EVENT_KEY_PATTERN, Assignment
+from ganger_broker.fields import EVENT_KEY_PATTERN
+from ganger_broker.messages import Assignment
 from ganger_broker.transport import Delivery
 
 from .core.core import Fact
@@ -52,6 +53,7 @@ def refusal(delivery: Delivery, reason: str, detail: str) -> MessageRefused:
         reason,
         detail,
         _reply(delivery),
+        delivery.headers,
     )
 
 
@@ -76,22 +78,28 @@ def facts_of(delivery: Delivery, limit: int) -> Iterable[Fact]:
                     f"routing key {delivery.routing_key!r}: the event's key must have 1 to 200 "
                     "characters, no space and none of * ? [ ]"
                 )
-            event_id = event.event_id or _run_id(delivery.message_id)
+            event_id = event.event_id or _id_of(delivery)
             yield EventPushed(name, event, event_id, _reply(delivery))
         case "cancel":
             cancel = decode_cancel(delivery.body, delivery.content_type, limit)
             yield CancelRequested(cancel.run_id, cancel.reason)
         case _:
             trigger = decode_trigger(delivery.body, delivery.content_type, limit)
-            run_id = trigger.run_id or _run_id(delivery.message_id)
+            run_id = trigger.run_id or _id_of(delivery)
             yield TriggerReceived(trigger, run_id, _reply(delivery))
 
 
-def _run_id(message_id: str | None) -> str:
-    """The same message gives the same run, also when the broker delivers it twice."""
-    if message_id:
-        return blake2s(message_id.encode(), digest_size=16).hexdigest()
-    return uuid4().hex
+def _id_of(delivery: Delivery) -> str:
+    """The same message gives the same run, also when the broker delivers it twice.
+
+    A message id alone is not enough: another program may count its messages too.
+    """
+    if not delivery.message_id:
+        return uuid4().hex
+    words = blake2s(digest_size=16)
+    for part in (delivery.routing_key.encode(), delivery.message_id.encode(), delivery.body):
+        words.update(len(part).to_bytes(8) + part)
+    return words.hexdigest()
 
 
 def _reply(delivery: Delivery) -> ReplyAddress | None:

@@ -1,6 +1,8 @@
 """Effects as messages: what the core wants sent, packed for the transport."""
 
 from collections.abc import Iterable
+from math import isfinite
+from typing import Any
 
 from ganger_broker.codec import encode
 from ganger_broker.topology import Topology
@@ -9,6 +11,9 @@ from ganger_broker.transport import Outgoing
 from .core.effects import Assign, Bury, Effect, Reply, Tell
 
 __all__ = ["Sendable", "pack", "sendable"]
+
+_MOST_HEADERS = 32 * 2**10
+"""Characters of foreign headers that a dead letter keeps: all must fit one frame of 128 KiB."""
 
 Sendable = Assign | Tell | Reply | Bury
 
@@ -35,12 +40,43 @@ def pack(effect: Sendable, topology: Topology) -> Outgoing:
                 correlation_id=address.correlation_id,
             )
         case Bury():
-            headers = {
-                "ganger-reason": effect.reason,
-                "ganger-detail": effect.detail[:2000],
-                "ganger-routing-key": effect.routing_key,
-            }
-            kind = effect.content_type or "application/octet-stream"
-            return Outgoing(
-                topology.dead, effect.routing_key, effect.body, content_type=kind, headers=headers
-            )
+            return _dead_letter(effect, topology)
+
+
+def _dead_letter(effect: Bury, topology: Topology) -> Outgoing:
+    """The message as it came, and in headers why it is here."""
+    theirs = _plain(effect.headers)
+    if len(repr(theirs)) > _MOST_HEADERS:
+        theirs = {"ganger-headers": f"left out, they are over {_MOST_HEADERS} bytes"}
+    reply = effect.reply
+    return Outgoing(
+        topology.dead,
+        effect.routing_key,
+        effect.body,
+        content_type=effect.content_type or "application/octet-stream",
+        reply_to=reply.reply_to if reply else None,
+        correlation_id=reply.correlation_id if reply else None,
+        headers={
+            **theirs,
+            "ganger-reason": effect.reason,
+            "ganger-detail": effect.detail[:2000],
+            "ganger-routing-key": effect.routing_key,
+        },
+    )
+
+
+def _plain(value: Any) -> Any:
+    """What AMQP and JSON can both write; the rest as text that shows it."""
+    match value:
+        case dict():
+            return {key: _plain(each) for key, each in value.items()}
+        case list():
+            return [_plain(each) for each in value]
+        case None | bool() | str():
+            return value
+        case int() if -(2**63) <= value < 2**63:
+            return value
+        case float() if isfinite(value):
+            return value
+        case _:
+            return repr(value)

@@ -5,9 +5,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from ganger_broker.keys import Keys
-from ganger_broker.messages import (
-    RunStatus,
-)
+from ganger_broker.messages import RunStatus
 from ganger_dispatcher.core.effects import Effect
 from ganger_dispatcher.core.records import (
     RunHeader,

@@ -4,17 +4,10 @@ import json
 
 import pytest
 
+from ganger_broker.definitions import StepDefinition, WorkflowDefinition
 from ganger_broker.errors import EpochSuperseded
 from ganger_broker.keys import Keys
-from ganger_broker.messages import (
-    FailureReason,
-    RunError,
-    RunResult,
-    RunStatus,
-    StepDefinition,
-    Trigger,
-    WorkflowDefinition,
-)
+from ganger_broker.messages import FailureReason, RunError, RunResult, RunStatus, Trigger
 from ganger_dispatcher.core import effects as do
 from ganger_dispatcher.core.digest import digest
 from ganger_dispatcher.core.effects import Effect

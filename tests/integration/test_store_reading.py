@@ -7,19 +7,11 @@ from uuid import uuid4
 
 import pytest
 
+from ganger_broker.definitions import StepDefinition, StickyStrategy, WorkflowDefinition
 from ganger_broker.errors import InvalidInput, StoreError, StoreRefused
 from ganger_broker.keys import Keys
 from ganger_broker.labels import MAX_CONDITIONS
-from ganger_broker.messages import (
-    FailureReason,
-    Outcome,
-    RunError,
-    RunResult,
-    RunStatus,
-    StepDefinition,
-    StickyStrategy,
-    WorkflowDefinition,
-)
+from ganger_broker.messages import FailureReason, Outcome, RunError, RunResult, RunStatus
 from ganger_dispatcher.core import effects as do
 from ganger_dispatcher.core.effects import Effect
 from ganger_dispatcher.core.records import (

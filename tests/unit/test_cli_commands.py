@@ -99,6 +99,10 @@ def test_wrong_use_ends_with_2(run: Run) -> None:
         (["worker", "no_such.part:app"], "there is no module 'no_such' in"),
         (["dev", "tasks:app", "--label", "memory"], "--label: 'memory' must be KEY=VALUE"),
         (["dev", "tasks:app", "--grace", "soon"], "--grace: 'soon' must be"),
+        (
+            ["dev", "tasks:app", "--no-reload", "--trigger", "nope"],
+            "--trigger: tasks:app has no workflow 'nope'; it has caption",
+        ),
         (["trigger", "caption", "--input", "[]"], "--input: must be a JSON object"),
         (["trigger", "caption", "--metadata", "x"], "--metadata: 'x' is not JSON"),
         (["trigger", "caption", "--broker-url", "x"], "--broker-url: 'x' must be amqp://"),

@@ -20,6 +20,7 @@ from ganger_broker.codec import (
     kind_of,
     to_json,
 )
+from ganger_broker.definitions import StepDefinition, WorkflowDefinition
 from ganger_broker.errors import InvalidMessage, MalformedMessage, OversizedMessage
 from ganger_broker.messages import (
     Assignment,
@@ -35,7 +36,6 @@ from ganger_broker.messages import (
     RunError,
     RunResult,
     RunStatus,
-    StepDefinition,
     StepFinished,
     StepRefreshed,
     StepReleased,
@@ -45,7 +45,6 @@ from ganger_broker.messages import (
     WorkerDraining,
     WorkerLeft,
     WorkerRegistered,
-    WorkflowDefinition,
 )
 
 LIMIT = 100_000

@@ -138,7 +138,9 @@ def test_who_leads() -> None:
     assert (found.status, found.found) == (Status.OK, "vm-1, epoch 7, lease good for 4.0 s")
     found = leader_finding(leader, 125.0)
     assert (found.status, found.to_do) == (Status.WRONG, "start one: ganger dispatcher")
-    assert "the lease of vm-1, epoch 7 ended 20 s ago" in found.found
+    assert "the last one was vm-1, epoch 7; its lease ended 20 s ago" in found.found
+    resigned = leader_finding({**leader, "lease_end": "0"}, 125.0)
+    assert resigned.found == "none: the last one was vm-1, epoch 7; it resigned"
     assert leader_finding({}, 1.0).found == "no dispatcher has ever led here"
 
 

@@ -12,14 +12,7 @@ from ganger import InvalidInput, RunCancelled, RunFailed, TransportClosed, Workf
 from ganger.client import Client
 from ganger_broker.codec import decode_cancel, decode_trigger, encode
 from ganger_broker.memory import MemoryBroker, MemoryTransport
-from ganger_broker.messages import (
-    CancelRun,
-    FailureReason,
-    RunError,
-    RunResult,
-    RunStatus,
-    Trigger,
-)
+from ganger_broker.messages import CancelRun, FailureReason, RunError, RunResult, RunStatus, Trigger
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Delivery, Outgoing, Published, Subscription
 from tests.unit.fake_dispatcher import PATIENCE, FlakyTransport

@@ -1,5 +1,6 @@
 """Ganger: a distributed worker runtime that runs every step on the worker best suited to it."""
 
+from ganger_broker.definitions import StickyStrategy
 from ganger_broker.errors import (
     GangerError,
     InvalidInput,
@@ -13,7 +14,6 @@ from ganger_broker.errors import (
     TransportError,
 )
 from ganger_broker.labels import WorkerLabelComparator
-from ganger_broker.messages import StickyStrategy
 from ganger_broker.settings import Settings
 
 from .app import Ganger

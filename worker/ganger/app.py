@@ -5,9 +5,9 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ganger_broker.definitions import StickyOnLoss, StickyStrategy
 from ganger_broker.errors import InvalidWorkflow
 from ganger_broker.labels import LabelValue
-from ganger_broker.messages import StickyOnLoss, StickyStrategy
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Transport
 from ganger_broker.transports import open_transport

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from ganger_broker.durations import Duration, parse_duration
 from ganger_broker.errors import GangerError, InvalidInput
+from ganger_broker.fields import MAX_SECONDS, AttemptId
 from ganger_broker.labels import LabelValue
-from ganger_broker.messages import MAX_SECONDS, Assignment, AttemptId, RunError
+from ganger_broker.messages import Assignment, RunError
 
 from .children import ChildRef, Children
 from .live_labels import LiveLabels

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from ganger_broker.errors import InvalidInput
-from ganger_broker.messages import EVENT_KEY_PATTERN, PushEvent
+from ganger_broker.fields import EVENT_KEY_PATTERN
+from ganger_broker.messages import PushEvent
 from ganger_broker.plain_values import plain
 
 from .admin import checked

@@ -12,6 +12,7 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from ganger_broker.codec import encode
+from ganger_broker.definitions import action_of
 from ganger_broker.errors import InvalidInput
 from ganger_broker.messages import (
     Assignment,
@@ -23,7 +24,6 @@ from ganger_broker.messages import (
     StepReleased,
     StepStarted,
     StepWaits,
-    action_of,
 )
 from ganger_broker.plain_values import plain
 from ganger_broker.transport import Delivery

@@ -10,6 +10,7 @@ from uuid import uuid4
 import structlog
 
 from ganger_broker.codec import decode_to_worker, encode
+from ganger_broker.definitions import WorkflowDefinition
 from ganger_broker.errors import GangerError, InvalidMessage, InvalidWorkflow, TransportClosed
 from ganger_broker.labels import LabelValue
 from ganger_broker.messages import (
@@ -22,7 +23,6 @@ from ganger_broker.messages import (
     WorkerDraining,
     WorkerLeft,
     WorkerRegistered,
-    WorkflowDefinition,
 )
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Delivery, Outgoing, Subscription, Transport

@@ -7,10 +7,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
+from ganger_broker.definitions import WorkflowDefinition
 from ganger_broker.durations import parse_duration
 from ganger_broker.errors import InvalidInput, InvalidWorkflow
+from ganger_broker.fields import WORKER_ID_PATTERN
 from ganger_broker.labels import LabelValue
-from ganger_broker.messages import ID_PATTERN, WorkflowDefinition
 
 from .background import BackgroundLoop, loops_at_work
 from .embedded import ensure_dispatcher
@@ -46,12 +47,14 @@ class Worker:
         slots: int = 10,
         worker_id: str | None = None,
     ) -> None:
+        if not isinstance(name, str) or not name:
+            raise InvalidInput(f"worker: name: {name!r} must be a text that is not empty")
         self.name = name
         self.id = f"{name}-{uuid4().hex[:8]}" if worker_id is None else worker_id
-        if not isinstance(self.id, str) or not re.fullmatch(ID_PATTERN, self.id):
+        if not isinstance(self.id, str) or not re.fullmatch(WORKER_ID_PATTERN, self.id):
             raise InvalidInput(
                 f"worker: name {name!r} makes the id {self.id!r}; it must be 1 to 128 letters, "
-                "digits and _ . : -"
+                "digits and _ . -"
             )
         if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= MAX_SLOTS:
             raise InvalidInput(

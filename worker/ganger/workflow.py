@@ -8,21 +8,17 @@ from enum import StrEnum
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeVar, get_type_hints
 
-from ganger_broker.durations import Duration, parse_duration
-from ganger_broker.errors import InvalidInput, InvalidWorkflow
-from ganger_broker.labels import conditions_to_desired, parse_desired
-from ganger_broker.messages import (
-    MAX_RETRIES,
-    MAX_SECONDS,
-    MAX_STEPS,
-    MAX_VERSION,
-    NAME_PATTERN,
+from ganger_broker.definitions import (
     StepDefinition,
     StickyOnLoss,
     StickyStrategy,
     WorkflowDefinition,
     action_of,
 )
+from ganger_broker.durations import Duration, parse_duration
+from ganger_broker.errors import InvalidInput, InvalidWorkflow
+from ganger_broker.fields import MAX_RETRIES, MAX_SECONDS, MAX_STEPS, MAX_VERSION, NAME_PATTERN
+from ganger_broker.labels import conditions_to_desired, parse_desired
 
 __all__ = [
     "BoundStep",

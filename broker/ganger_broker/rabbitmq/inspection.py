@@ -12,15 +12,13 @@ __all__ = ["BrokerState", "inspect_broker"]
 
 @dataclass
 class BrokerState:
-    """What was found. ``messages``: how many lie in each queue that is there; ``consumers``:
-    how many each has."""
+    """What was found. ``messages``: how many lie in each queue that is there."""
 
     version: str
     missing: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     """What is there with other arguments, in the broker's words."""
     messages: dict[str, int] = field(default_factory=dict)
-    consumers: dict[str, int] = field(default_factory=dict)
 
 
 async def inspect_broker(url: str, topology: Topology) -> BrokerState:
@@ -41,12 +39,12 @@ async def inspect_broker(url: str, topology: Topology) -> BrokerState:
 
 
 async def _inspect(session: Session, item: Exchange | Queue, state: BrokerState) -> None:
-    found = await session.look_up(item)
-    if found is None:
+    count = await session.look_up(item)
+    if count is None:
         state.missing.append(item.name)
         return
     if isinstance(item, Queue):
-        state.messages[item.name], state.consumers[item.name] = found
+        state.messages[item.name] = count
     try:
         await session.declare([item])  # the only way in which the broker compares arguments
     except ConnectionLost:

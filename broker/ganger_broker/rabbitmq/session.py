@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import NamedTuple, cast
+from typing import cast
 
 import aio_pika
 from aiormq import Channel, Connection
@@ -14,15 +14,7 @@ from yarl import URL
 from ganger_broker.errors import TransportError, TransportTimeout
 from ganger_broker.topology import Binding, Exchange, Queue
 
-__all__ = [
-    "ConnectionLost",
-    "ConnectionRefused",
-    "Found",
-    "Session",
-    "attempt",
-    "reason_of",
-    "wrapping",
-]
+__all__ = ["ConnectionLost", "ConnectionRefused", "Session", "attempt", "reason_of", "wrapping"]
 
 CONNECT_TIMEOUT = 10.0
 """Seconds until an attempt to connect is given up, and another made."""
@@ -39,13 +31,6 @@ off a worker whose loop a step blocks for a while. ``?heartbeat=`` in the URL re
 
 class ConnectionLost(TransportError):
     """The connection went away while it was used; to be done again on the next one."""
-
-
-class Found(NamedTuple):
-    """A queue that is there; of an exchange both are 0."""
-
-    messages: int
-    consumers: int
 
 
 class ConnectionRefused(TransportError):
@@ -123,19 +108,19 @@ class Session:
             async with self._control_lock:
                 await self._declare(item)
 
-    async def look_up(self, item: Exchange | Queue) -> "Found | None":
-        """What the broker knows of it; None where there is no such thing."""
+    async def look_up(self, item: Exchange | Queue) -> int | None:
+        """How many messages lie in a queue (an exchange: 0); None where there is no such thing."""
         async with self._control_lock:
             channel = await self._control_channel()
             async with wrapping(repr(item.name)):
                 try:
                     if isinstance(item, Exchange):
                         await channel.exchange_declare(item.name, passive=True)
-                        return Found(0, 0)
+                        return 0
                     found = await channel.queue_declare(item.name, passive=True)
                 except amqp.ChannelNotFoundEntity:
                     return None
-                return Found(found.message_count or 0, found.consumer_count or 0)
+                return 0 if found is None else found.message_count or 0
 
     async def delete_queue(self, name: str) -> None:
         """Delete; gone already is fine."""

@@ -6,12 +6,12 @@ from math import log
 
 from msgspec.structs import replace
 
+from ganger_broker.definitions import StepDefinition
+from ganger_broker.fields import AttemptId
 from ganger_broker.messages import (
-    AttemptId,
     FailureReason,
     Outcome,
     RunError,
-    StepDefinition,
     StepFinished,
     StepRefreshed,
     StepReleased,

@@ -4,7 +4,7 @@ from hashlib import blake2s
 
 import msgspec
 
-from ganger_broker.messages import WorkflowDefinition
+from ganger_broker.definitions import WorkflowDefinition
 
 __all__ = ["digest"]
 

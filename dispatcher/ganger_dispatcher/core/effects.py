@@ -8,14 +8,10 @@ from typing import Any
 
 import msgspec
 
+from ganger_broker.definitions import WorkflowDefinition
+from ganger_broker.fields import AttemptId
 from ganger_broker.labels import LabelValue
-from ganger_broker.messages import (
-    Assignment,
-    AttemptId,
-    RunResult,
-    ToWorker,
-    WorkflowDefinition,
-)
+from ganger_broker.messages import Assignment, RunResult, ToWorker
 
 from .records import Held, ReplyAddress, RunHeader, StepRun, Worker
 
@@ -204,7 +200,7 @@ class Bury(msgspec.Struct, frozen=True, tag="bury"):
     """Dead-letter a message with its reason.
 
     ``keep`` it in the outbox until confirmed: no delivery stands behind it that would
-    come again.
+    come again. ``reply`` and ``headers`` are what its publisher gave it.
     """
 
     body: bytes
@@ -213,6 +209,8 @@ class Bury(msgspec.Struct, frozen=True, tag="bury"):
     reason: str
     detail: str
     keep: bool = False
+    reply: ReplyAddress | None = None
+    headers: dict[str, Any] = {}
 
 
 class DeleteQueue(msgspec.Struct, frozen=True):

@@ -1,8 +1,11 @@
 """What the core is told, besides the workers' own events (``ganger_broker.messages``)."""
 
+from typing import Any
+
 import msgspec
 
-from ganger_broker.messages import AttemptId, PushEvent, RunResult, Trigger
+from ganger_broker.fields import AttemptId
+from ganger_broker.messages import PushEvent, RunResult, Trigger
 
 from .records import ReplyAddress
 
@@ -47,6 +50,7 @@ class MessageRefused(msgspec.Struct, frozen=True):
     reason: str
     detail: str
     reply: ReplyAddress | None = None
+    headers: dict[str, Any] = {}
 
 
 class CancelRequested(msgspec.Struct, frozen=True):

@@ -9,16 +9,10 @@ from typing import Any
 
 import msgspec
 
+from ganger_broker.definitions import StepDefinition, WorkflowDefinition
+from ganger_broker.fields import AttemptId
 from ganger_broker.labels import LabelValue
-from ganger_broker.messages import (
-    AttemptId,
-    RunError,
-    RunResult,
-    RunStatus,
-    StepDefinition,
-    Trigger,
-    WorkflowDefinition,
-)
+from ganger_broker.messages import RunError, RunResult, RunStatus, Trigger
 
 from .states import StepStatus
 from .workflow import Workflow

@@ -2,8 +2,8 @@
 
 from msgspec.structs import replace
 
+from ganger_broker.definitions import StickyOnLoss, StickyStrategy
 from ganger_broker.labels import Requirement
-from ganger_broker.messages import StickyOnLoss, StickyStrategy
 
 from .effects import StoreRun, Unpin
 from .records import Run

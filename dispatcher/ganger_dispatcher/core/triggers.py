@@ -3,15 +3,8 @@
 import msgspec
 from msgspec.structs import replace
 
-from ganger_broker.messages import (
-    FailureReason,
-    Refused,
-    RunError,
-    RunResult,
-    RunStatus,
-    StickyStrategy,
-    Trigger,
-)
+from ganger_broker.definitions import StickyStrategy
+from ganger_broker.messages import FailureReason, Refused, RunError, RunResult, RunStatus, Trigger
 
 from .effects import Bury, Count, EndRun, Hold, Note, Reply, StoreRun, StoreStep, Tell, Unhold
 from .facts import CancelRequested, MessageRefused, TriggerReceived
@@ -130,7 +123,16 @@ def _begin(
 
 def refused(state: State, fact: MessageRefused) -> None:
     """A message that cannot be taken: dead-letter it with its reason, and answer."""
-    _bury(state, Bury(fact.body, fact.content_type, fact.routing_key, fact.reason, fact.detail))
+    bury = Bury(
+        fact.body,
+        fact.content_type,
+        fact.routing_key,
+        fact.reason,
+        fact.detail,
+        reply=fact.reply,
+        headers=fact.headers,
+    )
+    _bury(state, bury)
     kind, _, worker = fact.routing_key.partition(".")
     if kind == "event" and worker:
         state.emit(Tell(worker, Refused(fact.detail)))
@@ -179,7 +181,8 @@ def _refuse(
     """Dead-letter a trigger that was understood and cannot become a run, and answer."""
     key = f"trigger.{trigger.workflow}"
     body = msgspec.json.encode(trigger)
-    _bury(state, Bury(body, "application/json", key, reason, text, keep=True))
+    first = reply[0] if reply else None
+    _bury(state, Bury(body, "application/json", key, reason, text, keep=True, reply=first))
     error = RunError(FailureReason(reason.upper()), text)
     result = RunResult(trigger.workflow, run_id, RunStatus.FAILED, error=error)
     state.emit(*(Reply(address, result) for address in reply))

@@ -1,6 +1,7 @@
 """Which definitions of a workflow live workers have: one and the same for one version."""
 
-from ganger_broker.messages import WorkerRegistered, WorkflowDefinition
+from ganger_broker.definitions import WorkflowDefinition
+from ganger_broker.messages import WorkerRegistered
 
 from .digest import digest
 from .records import Worker, WorkerState

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+from ganger_broker.definitions import StepDefinition, WorkflowDefinition, action_of
 from ganger_broker.labels import Condition, Requirement, merge_desired, parse_desired
-from ganger_broker.messages import StepDefinition, WorkflowDefinition, action_of
 
 from .digest import digest
 from .inputs import InputSchema

@@ -55,7 +55,8 @@ def leader_finding(leader: Mapping[str, str], now: float) -> Finding:
     left = int(leader["lease_end"]) / 1000 - now
     if left > 0:
         return Finding("leader", Status.OK, f"{said}, lease good for {left:.1f} s")
-    text = f"none: the lease of {said} ended {-left:.0f} s ago"
+    ended = f"its lease ended {-left:.0f} s ago" if int(leader["lease_end"]) else "it resigned"
+    text = f"none: the last one was {said}; {ended}"
     return Finding("leader", Status.WRONG, text, advice)
 
 

@@ -9,9 +9,10 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from ganger_broker.definitions import WorkflowDefinition
 from ganger_broker.errors import EpochSuperseded, MissingExtra, StoreError, StoreRefused
 from ganger_broker.keys import Keys
-from ganger_broker.messages import RunError, RunResult, RunStatus, WorkflowDefinition
+from ganger_broker.messages import RunError, RunResult, RunStatus
 from ganger_dispatcher.core.effects import Bury, Effect, Reply
 from ganger_dispatcher.core.records import Held, RunHeader, Snapshot, StepRun, Worker
 

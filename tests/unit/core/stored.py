@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec.structs import asdict, replace
 
-from ganger_broker.messages import WorkflowDefinition
+from ganger_broker.definitions import WorkflowDefinition
 from ganger_dispatcher.core import effects as do
 from ganger_dispatcher.core.digest import digest
 from ganger_dispatcher.core.effects import Effect

@@ -1,6 +1,7 @@
 """Runs that steps spawn: whose they are, where they go, and the slot of a step that waits."""
 
-from ganger_broker.messages import CancelRun, Outcome, RunResult, RunStatus, StickyStrategy
+from ganger_broker.definitions import StickyStrategy
+from ganger_broker.messages import CancelRun, Outcome, RunResult, RunStatus
 from ganger_broker.messages import Trigger as TriggerMessage
 from ganger_dispatcher.core.effects import Effect, EndRun
 from ganger_dispatcher.core.facts import TriggerReceived

@@ -15,24 +15,26 @@ from hypothesis.stateful import (
     rule,
 )
 
+from ganger_broker.definitions import (
+    StepDefinition,
+    StickyOnLoss,
+    StickyStrategy,
+    WorkflowDefinition,
+)
 from ganger_broker.labels import parse_desired
 from ganger_broker.messages import (
     Heartbeat,
     LabelsChanged,
     Outcome,
-    StepDefinition,
     StepFinished,
     StepRefreshed,
     StepReleased,
     StepStarted,
     StepWaits,
-    StickyOnLoss,
-    StickyStrategy,
     Trigger,
     WorkerDraining,
     WorkerLeft,
     WorkerRegistered,
-    WorkflowDefinition,
 )
 from ganger_dispatcher.core import Core
 from ganger_dispatcher.core import effects as do

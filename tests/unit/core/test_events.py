@@ -2,7 +2,8 @@
 
 import pytest
 
-from ganger_broker.messages import PushEvent, StepDefinition, WorkflowDefinition
+from ganger_broker.definitions import StepDefinition, WorkflowDefinition
+from ganger_broker.messages import PushEvent
 from ganger_dispatcher.core.effects import Count, Effect, Note
 from ganger_dispatcher.core.events import expanded
 from ganger_dispatcher.core.facts import EventPushed, TriggerReceived

@@ -2,14 +2,8 @@
 
 from typing import Any
 
-from ganger_broker.messages import (
-    Assignment,
-    FailureReason,
-    Outcome,
-    RunError,
-    StepDefinition,
-    WorkflowDefinition,
-)
+from ganger_broker.definitions import StepDefinition, WorkflowDefinition
+from ganger_broker.messages import Assignment, FailureReason, Outcome, RunError
 from ganger_dispatcher.core.effects import Assign
 
 from .world import World, assigned, of, replies

@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from ganger_broker.messages import PushEvent, Refused, StepDefinition, WorkflowDefinition
+from ganger_broker.definitions import StepDefinition, WorkflowDefinition
+from ganger_broker.messages import PushEvent, Refused
 from ganger_dispatcher.core.effects import Bury, Count, StoreRun
 from ganger_dispatcher.core.events import expanded
 from ganger_dispatcher.core.facts import EventPushed

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from ganger_broker.definitions import StickyStrategy
 from ganger_broker.labels import Requirement, parse_desired
-from ganger_broker.messages import StickyStrategy
 from ganger_dispatcher.core.patience import plain, stages
 
 from .world import World, assigned, one_step

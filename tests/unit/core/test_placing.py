@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from ganger_broker.messages import Assignment, RunStatus, StepDefinition, WorkflowDefinition
+from ganger_broker.definitions import StepDefinition, WorkflowDefinition
+from ganger_broker.messages import Assignment, RunStatus
 from ganger_dispatcher.core.digest import digest
 from ganger_dispatcher.core.effects import (
     AddPending,

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from ganger_broker.messages import FailureReason, Outcome, RunError, StepDefinition
+from ganger_broker.definitions import StepDefinition
+from ganger_broker.messages import FailureReason, Outcome, RunError
 from ganger_dispatcher.core.attempts import backoff
 from ganger_dispatcher.core.effects import Assign, Count
 

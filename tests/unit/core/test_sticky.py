@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from ganger_broker.messages import (
-    Outcome,
+from ganger_broker.definitions import (
     StepDefinition,
     StickyOnLoss,
     StickyStrategy,
     WorkflowDefinition,
 )
+from ganger_broker.messages import Outcome
 from ganger_dispatcher.core.effects import Effect
 
 from .world import World, assigned, replies

@@ -1,6 +1,6 @@
 """The next leader begins where the last one stopped, from what was stored."""
 
-from ganger_broker.messages import StepDefinition, WorkflowDefinition
+from ganger_broker.definitions import StepDefinition, WorkflowDefinition
 from ganger_dispatcher.core.effects import Assign, DropPending, EndRun, StoreStep
 from ganger_dispatcher.core.facts import AssignmentReturned
 

@@ -159,10 +159,11 @@ def test_a_refused_message_is_buried_with_its_reason_and_answered(
     reply: ReplyAddress | None,
 ) -> None:
     world = World()
-    fact = MessageRefused(b"{", "application/json", "trigger.w", "malformed", "$: no", reply)
+    words = (b"{", "application/json", "trigger.w", "malformed", "$: no")
+    fact = MessageRefused(*words, reply, {"tenant": "a"})
     effects = world.tell(fact)
     assert effects[:4] == [
-        Bury(b"{", "application/json", "trigger.w", "malformed", "$: no"),
+        Bury(*words, reply=reply, headers={"tenant": "a"}),
         Count("messages_dead"),
         Count("messages_dead:malformed"),
         Note("dead", {"reason": "malformed", "detail": "$: no"}),

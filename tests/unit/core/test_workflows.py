@@ -2,13 +2,8 @@
 
 import pytest
 
-from ganger_broker.messages import (
-    FailureReason,
-    Outcome,
-    RunError,
-    StepDefinition,
-    WorkflowDefinition,
-)
+from ganger_broker.definitions import StepDefinition, WorkflowDefinition
+from ganger_broker.messages import FailureReason, Outcome, RunError
 from ganger_dispatcher.core.effects import Assign
 
 from .world import World, assigned, of, replies, told

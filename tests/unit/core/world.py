@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from ganger_broker.definitions import StepDefinition, WorkflowDefinition
 from ganger_broker.messages import (
     Heartbeat,
     LabelsChanged,
     Outcome,
     RunError,
-    StepDefinition,
     StepFinished,
     StepRefreshed,
     StepReleased,
@@ -18,7 +18,6 @@ from ganger_broker.messages import (
     WorkerDraining,
     WorkerLeft,
     WorkerRegistered,
-    WorkflowDefinition,
 )
 from ganger_dispatcher.core import Core
 from ganger_dispatcher.core.core import Fact

@@ -164,6 +164,9 @@ def dev(
     app.override(**flags)
     _check_redis(app.settings, redis_url)
     made = _worker_of(found, target, name, label or [], slots)
+    if trigger is not None and trigger not in app.workflows:
+        known = ", ".join(sorted(app.workflows))
+        raise InvalidInput(f"--trigger: {target} has no workflow {trigger!r}; it has {known}")
     configure_logging(app.settings)
     tell_waiting(ensure_dispatcher(app.settings))
     if trigger is not None:

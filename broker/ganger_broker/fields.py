@@ -1,0 +1,54 @@
+"""What the fields of messages may hold."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+__all__ = [
+    "EVENT_KEY_PATTERN",
+    "ID_PATTERN",
+    "MAX_RETRIES",
+    "MAX_SECONDS",
+    "MAX_STEPS",
+    "MAX_VERSION",
+    "NAME_PATTERN",
+    "STEP_RUN_PATTERN",
+    "WORKER_ID_PATTERN",
+    "AttemptId",
+    "Count",
+    "Id",
+    "Name",
+    "Priority",
+    "Retries",
+    "Seconds",
+    "Slots",
+    "StepRunId",
+    "WorkerId",
+]
+
+# $ alone would let a final newline pass
+NAME_PATTERN = r"^[a-z0-9_][a-z0-9_.-]{0,127}$(?!\n)"
+ID_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}$(?!\n)"
+WORKER_ID_PATTERN = r"^[A-Za-z0-9_.-]{1,128}$(?!\n)"
+STEP_RUN_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}/[a-z0-9_][a-z0-9_.-]{0,127}$(?!\n)"
+EVENT_KEY_PATTERN = r"^[^\s*?\[\]]{1,200}$(?!\n)"
+"""Of an event's key: no space, and nothing that a pattern gives a meaning to."""
+
+Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="lower case")]
+Id = Annotated[str, Meta(pattern=ID_PATTERN)]
+WorkerId = Annotated[str, Meta(pattern=WORKER_ID_PATTERN)]
+"""No colon: its keys in Redis are told apart by them."""
+MAX_SECONDS = 1e9
+MAX_RETRIES = 1_000_000
+MAX_STEPS = 1_000
+"""Steps of one workflow."""
+MAX_VERSION = 128
+"""Characters of a workflow's version."""
+
+Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
+Count = Annotated[int, Meta(ge=0)]
+Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
+Slots = Annotated[int, Meta(ge=1, le=4096)]
+Priority = Annotated[int, Meta(ge=1, le=3, description="3 goes first")]
+StepRunId = Annotated[str, Meta(pattern=STEP_RUN_PATTERN, description="<run>/<step>")]
+AttemptId = Annotated[str, Meta(description="<run>/<step>/<n>: the fencing token of one attempt")]

@@ -1,0 +1,104 @@
+"""Deliveries as facts, and dead letters as messages."""
+
+import datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from pamqp import encode
+
+from ganger_broker.codec import JSON
+from ganger_broker.topology import Topology
+from ganger_broker.transport import Delivery
+from ganger_dispatcher.core.core import Core
+from ganger_dispatcher.core.effects import Bury
+from ganger_dispatcher.core.facts import EventPushed, MessageRefused, TriggerReceived
+from ganger_dispatcher.intake import read
+from ganger_dispatcher.outgoing import pack
+
+LIMIT = 10_000
+BODY = b'{"workflow": "add"}'
+
+
+def came(body: bytes = BODY, key: str = "trigger.add", **properties: Any) -> Delivery:
+    return Delivery(body=body, routing_key=key, tag=1, content_type=JSON, **properties)
+
+
+def run_of(delivery: Delivery) -> str:
+    [fact] = read(delivery, LIMIT)
+    assert isinstance(fact, TriggerReceived)
+    return fact.run_id
+
+
+def test_the_same_message_is_the_same_run() -> None:
+    assert run_of(came(message_id="1")) == run_of(came(message_id="1"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        came(message_id="2"),
+        came(b'{"workflow": "add", "input": {"n": 1}}', message_id="1"),
+        came(key="trigger.other", message_id="1"),
+        came(),
+    ],
+    ids=["another message id", "another body", "another key", "no message id"],
+)
+def test_what_differs_anywhere_is_another_run(other: Delivery) -> None:
+    assert run_of(other) != run_of(came(message_id="1"))
+    assert run_of(came()) != run_of(came())
+
+
+def test_one_message_id_under_two_event_keys_is_two_events() -> None:
+    ids = set()
+    for key in ("event-push.a", "event-push.b"):
+        [fact] = read(came(b"{}", key, message_id="1"), LIMIT)
+        assert isinstance(fact, EventPushed)
+        ids.add(fact.event_id)
+    assert len(ids) == 2
+
+
+def buried(delivery: Delivery) -> Any:
+    """What is published to the dead letters for a delivery that cannot be taken."""
+    [fact] = read(delivery, LIMIT)
+    assert isinstance(fact, MessageRefused)
+    [bury] = [each for each in Core().handle(fact, 0) if isinstance(each, Bury)]
+    return pack(bury, Topology("p"))
+
+
+def test_a_dead_letter_is_the_message_as_it_came_and_why_it_is_there() -> None:
+    letter = buried(came(b"{", reply_to="q", correlation_id="c", headers={"tenant": "a"}))
+    assert (letter.body, letter.content_type) == (b"{", JSON)
+    assert (letter.reply_to, letter.correlation_id) == ("q", "c")
+    assert letter.headers.pop("ganger-detail").startswith("$: ")
+    assert letter.headers == {
+        "tenant": "a",
+        "ganger-reason": "malformed",
+        "ganger-routing-key": "trigger.add",
+    }
+
+
+def test_foreign_headers_that_cannot_be_written_again_become_text() -> None:
+    """AMQP has more kinds of values than a client can write."""
+    headers = {
+        "bytes": b"\xff",
+        "many": [1, {"deep": b"\x00"}, None],
+        "decimal": Decimal("1.5"),
+        "time": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+        "large": 2**63,
+        "nan": float("nan"),
+        "ganger-reason": "forged",
+    }
+    letter = buried(came(b"{", headers=headers))
+    assert letter.headers["bytes"] == repr(b"\xff")
+    assert letter.headers["many"] == [1, {"deep": repr(b"\x00")}, None]
+    assert letter.headers["large"] == str(2**63)
+    assert letter.headers["ganger-reason"] == "malformed"
+    assert encode.field_table(letter.headers)
+
+
+def test_headers_that_would_not_fit_beside_ours_are_left_out() -> None:
+    letter = buried(came(b"{", headers={"much": "x" * 100_000}))
+    assert "much" not in letter.headers
+    assert letter.headers["ganger-headers"].startswith("left out")
+    assert letter.headers["ganger-reason"] == "malformed"
