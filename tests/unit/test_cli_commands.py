@@ -99,10 +99,6 @@ def test_wrong_use_ends_with_2(run: Run) -> None:
         (["worker", "no_such.part:app"], "there is no module 'no_such' in"),
         (["dev", "tasks:app", "--label", "memory"], "--label: 'memory' must be KEY=VALUE"),
         (["dev", "tasks:app", "--grace", "soon"], "--grace: 'soon' must be"),
-        (
-            ["dev", "tasks:app", "--no-reload", "--trigger", "nope"],
-            "--trigger: tasks:app has no workflow 'nope'; it has caption",
-        ),
         (["trigger", "caption", "--input", "[]"], "--input: must be a JSON object"),
         (["trigger", "caption", "--metadata", "x"], "--metadata: 'x' is not JSON"),
         (["trigger", "caption", "--broker-url", "x"], "--broker-url: 'x' must be amqp://"),
@@ -248,6 +244,15 @@ def test_dev_does_not_wait_for_a_module_that_is_not_there(
 def test_dev_does_not_watch_what_is_not_there(run: Run, folder: Path) -> None:
     status, _, err = run("dev", f"{folder.stem}:app", "--watch", "/no/such")
     assert (status, err) == (2, "ganger: --watch: there is no /no/such\n")
+
+
+def test_dev_does_not_trigger_what_the_app_does_not_have(run: Run, folder: Path) -> None:
+    target = f"{folder.stem}:app"
+    status, _, err = run("dev", target, "--no-reload", "--trigger", "nope")
+    assert (status, err) == (
+        2,
+        f"ganger: --trigger: {target} has no workflow 'nope'; it has leave\n",
+    )
 
 
 def test_verbs_that_are_not_installed_say_what_to_install(
