@@ -14,8 +14,10 @@ from .fields import (
     Retries,
     Seconds,
 )
+from .labels import LabelValue
 
 __all__ = [
+    "FromInput",
     "StepDefinition",
     "StickyOnLoss",
     "StickyStrategy",
@@ -47,13 +49,20 @@ class StickyOnLoss(StrEnum):
     """They go to another eligible worker, and stay there."""
 
 
+class FromInput(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A value that the run's input holds: a JMESPath expression on it, such as ``model.name``."""
+
+    from_input: str
+
+
 class StepDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A step as its workers register it.
 
     ``desired_worker_labels`` is in the written form of ``parse_desired``. ``timeout`` is
     how long one attempt may run, ``schedule_timeout`` how long it may be pending. Before
     retry n it rests ``backoff_factor ** n`` seconds, at most ``backoff_max_seconds``, less
-    a part of up to ``jitter``; without a factor not at all.
+    a part of up to ``jitter``; without a factor not at all. ``sets_labels``: labels that its
+    worker has once it runs; from its assignment on, preferences of other steps count them.
     """
 
     name: Name
@@ -65,6 +74,7 @@ class StepDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     backoff_max_seconds: Seconds = 300.0
     jitter: Annotated[float, Meta(ge=0, le=1)] = 0.1
     desired_worker_labels: dict[str, Any] = {}
+    sets_labels: dict[str, LabelValue | FromInput] = {}
 
 
 class WorkflowDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -88,5 +98,8 @@ class WorkflowDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaul
 
     def actions(self) -> list[str]:
         """The actions of its steps, and of the one for failures."""
-        steps = [*self.steps, *([self.on_failure] if self.on_failure else [])]
-        return [action_of(self.name, step.name) for step in steps]
+        return [action_of(self.name, step.name) for step in self.every_step()]
+
+    def every_step(self) -> list[StepDefinition]:
+        """Its steps, and the one for failures."""
+        return [*self.steps, *([self.on_failure] if self.on_failure else [])]

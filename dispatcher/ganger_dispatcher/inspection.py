@@ -49,6 +49,8 @@ def placement_of(workers: list[Worker]) -> Placement:
             worker.used,
             is_open=worker.is_open,
         )
+        coming = [label for labels in worker.coming.values() for label in labels.items()]
+        placement.expect(worker.id, dict(coming))
     return placement
 
 
@@ -111,7 +113,7 @@ def _requirement(header: RunHeader, step: str, step_run: StepRun) -> Requirement
 def _patient_until(placement: Placement, requirement: Requirement, step_run: StepRun) -> int | None:
     """Until when the step rather waits for a worker that it prefers, ms."""
     since, now = step_run.pending_since or 0, time.time() * 1000
-    for lasts, strict in stages(requirement):
+    for lasts, strict in stages(placement.expecting(requirement)):
         if since + lasts > now and placement.anyone(strict):
             return since + lasts
     return None

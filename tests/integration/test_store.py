@@ -149,6 +149,7 @@ async def test_a_worker(place: Place) -> None:
         "past": '["i0"]',
         "workflows": "{}",
         "waits": "{}",
+        "coming": "{}",
     }
     assert await place.hash(place.keys.labels("a")) == {"model": '"x"', "memory": "512"}
     assert "worker:a:attempts" not in await place.names()
@@ -161,11 +162,13 @@ async def test_what_changes_while_a_worker_works(place: Place) -> None:
         do.TakeAttempt("a", "r/t/1"),
         do.StoreLoad("a", 2, "draining", 3_000),
         do.StoreLabels("a", 4, {"model": "y", "load": 0.5}, ("memory",)),
+        do.StoreComing("a", {"r/s/1": {"model": "z"}}),
         do.Beat("a", 4_000),
     )
     fields = await place.hash(place.keys.worker("a"))
     assert (fields["used"], fields["state"], fields["given_at"]) == ("2", "draining", "3000")
     assert (fields["label_seq"], fields["heartbeat_at"]) == ("4", "4000")
+    assert fields["coming"] == '{"r/s/1":{"model":"z"}}'
     assert await place.hash(place.keys.labels("a")) == {"model": '"y"', "load": "0.5"}
     assert await place.zset(place.keys.workers) == {"a": 4_000}
     assert await place.members(place.keys.attempts("a")) == {"r/s/1", "r/t/1"}

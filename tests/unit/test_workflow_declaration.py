@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from ganger import Context, Ganger, InvalidLabel, InvalidWorkflow, WorkerLabelComparator
+from ganger import (
+    Context,
+    Ganger,
+    InvalidInput,
+    InvalidLabel,
+    InvalidWorkflow,
+    WorkerLabelComparator,
+    from_input,
+)
 from ganger.workflow import bind, declaration_of
 from ganger_broker.codec import decode_events, encode
 from ganger_broker.messages import WorkerRegistered
@@ -135,6 +143,7 @@ def step(**options: Any) -> Callable[[], object]:
         (step(retries=True), "step 'walk': retries: True must be a whole number"),
         (step(parents="a"), "step 'walk': parents: 'a' must be a list"),
         (step(parents=[1]), "step 'walk': parents: 1 is neither"),
+        (step(sets_labels="model"), "step 'walk': sets_labels: 'model' must be a map"),
     ],
 )
 def test_a_bad_step_is_refused_where_it_is_declared(
@@ -149,6 +158,15 @@ def test_a_bad_desired_label_is_refused_with_step_and_key() -> None:
     with pytest.raises(InvalidLabel) as caught:
         step(desired_worker_labels={"memory": {"value": 1, "comparator": "ABOUT"}})()
     assert "step 'walk': desired_worker_labels.memory.comparator: 'ABOUT'" in str(caught.value)
+
+
+def test_labels_that_a_step_sets_are_checked_where_they_are_given() -> None:
+    with pytest.raises(InvalidLabel, match=r"step 'walk': sets_labels\.model: None must be"):
+        step(sets_labels={"model": None})()
+    with pytest.raises(InvalidInput, match=r"from_input: 'a\[' is no JMESPath expression: "):
+        from_input("a[")
+    with pytest.raises(InvalidInput, match="from_input: 7 must be a JMESPath expression"):
+        from_input(7)  # type: ignore[arg-type]
 
 
 def test_a_step_must_take_self_and_context() -> None:

@@ -23,6 +23,7 @@ from .failures import NonRetryable, RetryAfter
 from .functions import Task, Workflow
 from .version import __version__
 from .worker import Worker
+from .workflow import from_input
 
 __all__ = [
     "Context",
@@ -48,4 +49,5 @@ __all__ = [
     "Workflow",
     "WorkflowRunRef",
     "__version__",
+    "from_input",
 ]

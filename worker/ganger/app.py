@@ -3,7 +3,7 @@
 import atexit
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from ganger_broker.definitions import StickyOnLoss, StickyStrategy
 from ganger_broker.errors import InvalidWorkflow
@@ -17,12 +17,10 @@ from .events import Events
 from .functions import Task, Workflow
 from .worker import Worker
 from .workflow import (
-    DEFAULT_BACKOFF_MAX,
-    DEFAULT_JITTER,
     DEFAULT_SCHEDULE_TIMEOUT,
-    DEFAULT_TIMEOUT,
     Duration,
     F,
+    StepOptions,
     check_parentheses,
     declare_step,
 )
@@ -127,51 +125,31 @@ class Ganger:
         self,
         name: str | None = None,
         *,
-        timeout: Duration = DEFAULT_TIMEOUT,
-        retries: int = 0,
-        backoff_factor: float | None = None,
-        backoff_max_seconds: float = DEFAULT_BACKOFF_MAX,
-        jitter: float = DEFAULT_JITTER,
-        schedule_timeout: Duration | None = None,
-        desired_worker_labels: Mapping[str, Any] | None = None,
         parents: Iterable[str | Callable[..., Any]] = (),
+        **options: Unpack[StepOptions],
     ) -> Callable[[F], F]:
         """Make a method of a workflow a step: ``async def``, or plain and run in a thread.
 
-        ``name``: by default the method's, in lower case. ``timeout``: for one attempt.
-        ``schedule_timeout``: for waiting for a worker, anew for each attempt. ``retries``:
-        attempts after the first that failed; before retry n it rests ``backoff_factor ** n``
-        seconds, at most ``backoff_max_seconds``, shortened by a part of up to ``jitter``, and
-        without a factor not at all. ``parents``: the steps, or their names, whose
-        outputs it needs.
+        ``name``: by default the method's, in lower case. ``parents``: the steps, or their names,
+        whose outputs it needs. The options, by default:
+
+        - ``timeout`` (60 s): for one attempt. ``schedule_timeout`` (its workflow's): for waiting
+          for a worker, anew for each attempt.
+        - ``retries`` (0): attempts after the first that failed; before retry n it rests
+          ``backoff_factor ** n`` seconds, at most ``backoff_max_seconds`` (300), shortened by a
+          part of up to ``jitter`` (0.1), and without a factor not at all.
+        - ``desired_worker_labels``: what it desires of its worker's labels.
+        - ``sets_labels``: labels that its worker has once it runs, such as ``{"model":
+          from_input("model")}``. From its assignment on, preferences of other steps count them.
 
         Raises:
             InvalidWorkflow: something about it is wrong; the text names it.
-            InvalidLabel: a desired label is wrong; the text names it.
+            InvalidLabel: a label is wrong; the text names it.
         """
-        return declare_step(
-            name,
-            timeout=timeout,
-            retries=retries,
-            backoff_factor=backoff_factor,
-            backoff_max_seconds=backoff_max_seconds,
-            jitter=jitter,
-            schedule_timeout=schedule_timeout,
-            desired_worker_labels=desired_worker_labels,
-            parents=parents,
-        )
+        return declare_step(name, parents=parents, **options)
 
     def on_failure_step(
-        self,
-        name: str | None = None,
-        *,
-        timeout: Duration = DEFAULT_TIMEOUT,
-        retries: int = 0,
-        backoff_factor: float | None = None,
-        backoff_max_seconds: float = DEFAULT_BACKOFF_MAX,
-        jitter: float = DEFAULT_JITTER,
-        schedule_timeout: Duration | None = None,
-        desired_worker_labels: Mapping[str, Any] | None = None,
+        self, name: str | None = None, **options: Unpack[StepOptions]
     ) -> Callable[[F], F]:
         """Make a method the step that runs when another has failed for good, before the run
         ends: to tell somebody, or to clean up. ``context.step_run_errors()`` says what failed.
@@ -179,17 +157,7 @@ class Ganger:
         It is placed like any other step. However it ends, the run has failed; it does not run
         for a run that is cancelled. Options and errors are those of ``step``.
         """
-        return declare_step(
-            name,
-            timeout=timeout,
-            retries=retries,
-            backoff_factor=backoff_factor,
-            backoff_max_seconds=backoff_max_seconds,
-            jitter=jitter,
-            schedule_timeout=schedule_timeout,
-            desired_worker_labels=desired_worker_labels,
-            on_failure=True,
-        )
+        return declare_step(name, on_failure=True, **options)
 
     def worker(
         self,

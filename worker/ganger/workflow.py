@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypedDict, TypeVar, get_type_hints
 
 from ganger_broker.definitions import (
+    FromInput,
     StepDefinition,
     StickyOnLoss,
     StickyStrategy,
@@ -17,18 +18,21 @@ from ganger_broker.definitions import (
 )
 from ganger_broker.durations import Duration, parse_duration
 from ganger_broker.errors import InvalidInput, InvalidWorkflow
+from ganger_broker.expressions import check_expression, check_sets_labels
 from ganger_broker.fields import MAX_RETRIES, MAX_SECONDS, MAX_STEPS, MAX_VERSION, NAME_PATTERN
-from ganger_broker.labels import conditions_to_desired, parse_desired
+from ganger_broker.labels import LabelValue, conditions_to_desired, parse_desired
 
 __all__ = [
     "BoundStep",
     "Declaration",
     "Duration",
+    "StepOptions",
     "bind",
     "check_parentheses",
     "declaration_of",
     "declare_step",
     "declare_workflow",
+    "from_input",
     "mark_step",
     "step_name_of",
     "workflow_name_of",
@@ -62,6 +66,20 @@ class _Step:
     backoff_max_seconds: float
     jitter: float
     desired: dict[str, Any]
+    sets_labels: dict[str, LabelValue | FromInput]
+
+
+class StepOptions(TypedDict, total=False):
+    """The options of a step; see ``Ganger.step``."""
+
+    timeout: Duration
+    retries: int
+    backoff_factor: float | None
+    backoff_max_seconds: float
+    jitter: float
+    schedule_timeout: Duration | None
+    desired_worker_labels: Mapping[str, Any] | None
+    sets_labels: Mapping[str, LabelValue | FromInput] | None
 
 
 @dataclass(frozen=True)
@@ -98,6 +116,7 @@ def declare_step(
     jitter: float = DEFAULT_JITTER,
     schedule_timeout: Duration | None = None,
     desired_worker_labels: Mapping[str, Any] | None = None,
+    sets_labels: Mapping[str, LabelValue | FromInput] | None = None,
     parents: Iterable[str | Callable[..., Any]] = (),
     on_failure: bool = False,
     takes: tuple[str, str] = ("self", "context"),
@@ -127,6 +146,7 @@ def declare_step(
             _seconds(backoff_max_seconds, f"{place}: backoff_max_seconds"),
             _number(jitter, f"{place}: jitter", 0, 1),
             written(desired_worker_labels, f"{place}: desired_worker_labels"),
+            _sets_labels(sets_labels, f"{place}: sets_labels"),
         )
         setattr(function, _STEP, step)
         return function
@@ -233,6 +253,15 @@ def written(desired: Mapping[str, Any] | None, place: str) -> dict[str, Any]:
     """
     parsed = parse_desired({} if desired is None else desired, place)
     return conditions_to_desired(condition for key in parsed.values() for condition in key)
+
+
+def from_input(expression: str) -> FromInput:
+    """A value that is taken from a run's input: a JMESPath expression on it, ``"model.name"``.
+
+    Raises:
+        InvalidInput: it is no such expression.
+    """
+    return FromInput(check_expression(expression, "from_input"))
 
 
 # ── checks ────────────────────────────────────────────────────────────────────────────
@@ -345,6 +374,7 @@ def _definition(step: _Step, schedule_timeout: float) -> StepDefinition:
         step.backoff_max_seconds,
         step.jitter,
         step.desired,
+        step.sets_labels,
     )
 
 
@@ -384,6 +414,15 @@ def _parents(parents: Iterable[str | Callable[..., Any]], place: str) -> tuple[s
         if name not in names:
             names.append(name)
     return tuple(names)
+
+
+def _sets_labels(given: object, place: str) -> dict[str, LabelValue | FromInput]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InvalidWorkflow(f"{place}: {given!r} must be a map of a label's key to its value")
+    check_sets_labels(given, place)
+    return dict(given)
 
 
 def _retries(retries: object, place: str) -> int:

@@ -29,7 +29,7 @@ def workers(as_json: AsJson = False, redis_url: RedisUrl = None, prefix: Prefix 
             worker.id,
             worker.state.value,
             f"{worker.used}/{worker.slots}",
-            _labels_text(worker.labels),
+            _labels_text(worker.labels) + _coming_text(worker),
             "\n".join(worker.actions),
             time_text(worker.heartbeat_at),
         )
@@ -78,6 +78,12 @@ def _run_json(run_id: str, header: RunHeader, steps: dict[str, StepRun]) -> dict
 def _labels_text(labels: dict[str, Any]) -> str:
     values = {key: msgspec.json.encode(value).decode() for key, value in labels.items()}
     return "\n".join(f"{key}={value}" for key, value in values.items())
+
+
+def _coming_text(worker: Worker) -> str:
+    coming = {key: value for labels in worker.coming.values() for key, value in labels.items()}
+    new = {key: value for key, value in coming.items() if worker.labels.get(key) != value}
+    return f"\ncoming: {_labels_text(new)}" if new else ""
 
 
 def _step_text(name: str, step: StepRun) -> str:

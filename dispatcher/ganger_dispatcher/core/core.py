@@ -15,6 +15,7 @@ from ganger_broker.messages import (
 )
 
 from . import attempts, events, placing, progress, triggers, workers
+from .coming import expect_again
 from .effects import Effect
 from .facts import (
     AssignmentReturned,
@@ -77,6 +78,8 @@ class Core:
         state.effects = []
         self._handle(fact)
         triggers.cancel_orphans(state)
+        if state.look_again:
+            placing.look_again(state)
         return state.effects
 
     def _handle(self, fact: Fact) -> None:
@@ -155,6 +158,7 @@ class Core:
         state.effects = []
         for definition in snapshot.workflows:
             state.workflows[definition.name] = Workflow(definition)
+            workers.anticipate(state, definition)
         for worker in sorted(snapshot.workers, key=lambda w: (w.given_at, w.registered_at, w.id)):
             worker.heartbeat_at = now
             worker.attempts = dict.fromkeys(worker.attempts, now)
@@ -170,6 +174,8 @@ class Core:
                 worker.used,
                 is_open=worker.is_open,
             )
+            if worker.coming:
+                expect_again(state, worker)
             workers.watch(state, worker)
         for held in snapshot.held:
             state.held[held.run_id] = held

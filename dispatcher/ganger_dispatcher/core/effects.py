@@ -30,6 +30,7 @@ __all__ = [
     "Note",
     "ReleaseAttempt",
     "Reply",
+    "StoreComing",
     "StoreLabels",
     "StoreLoad",
     "StoreRun",
@@ -105,6 +106,13 @@ class StoreWaits(msgspec.Struct, frozen=True):
 
     worker: str
     waits: dict[AttemptId, int]
+
+
+class StoreComing(msgspec.Struct, frozen=True):
+    """Keep which labels are coming to a worker, by the attempt that sets them."""
+
+    worker: str
+    coming: dict[AttemptId, dict[str, LabelValue]]
 
 
 class StoreLabels(msgspec.Struct, frozen=True):
@@ -228,6 +236,7 @@ Effect = (
     | StoreWorker
     | StoreLoad
     | StoreWaits
+    | StoreComing
     | StoreLabels
     | Beat
     | DropWorker

@@ -6,6 +6,7 @@ from ganger_broker.labels import Requirement
 from ganger_broker.messages import Assignment, StepWaits
 from ganger_dispatcher.placement.scorer import weights
 
+from .coming import coming_labels, expect
 from .effects import (
     AddPending,
     Assign,
@@ -31,6 +32,7 @@ __all__ = [
     "match",
     "patience_is_over",
     "place_again",
+    "place_patient_anew",
     "release",
     "repin",
     "waits",
@@ -66,13 +68,14 @@ def place(state: State, run: Run, name: str) -> None:
     step = run.steps[name]
     if may_repin(state, run):
         unpin(state, run)
-    full, prefer = requirement_of(run, name), preferred(run, name)
+    full = state.placement.expecting(requirement_of(run, name))
+    prefer = preferred(run, name)
     since = step.pending_since or state.now
     for lasts, strict in stages(full):
         if since + lasts > state.now:
             worker = state.placement.choose(strict, prefer)
             if worker is not None:
-                _assign(state, run, name, state.workers[worker])
+                _assign_from(state, run, name, worker)
                 return
             if state.placement.anyone(strict):
                 state.patient[step_run_id(run.id, name)] = strict
@@ -81,9 +84,17 @@ def place(state: State, run: Run, name: str) -> None:
                 return
     worker = state.placement.choose(plain(full), prefer)
     if worker is not None:
-        _assign(state, run, name, state.workers[worker])
+        _assign_from(state, run, name, worker)
     else:
         _add_to_backlog(state, run, name, plain(full))
+
+
+def _assign_from(state: State, run: Run, name: str, chosen: str) -> None:
+    """Assign it; where it brings labels, steps that wait for them may go there as well."""
+    worker = state.workers[chosen]
+    _assign(state, run, name, worker)
+    if worker.coming:
+        match(state, worker)
 
 
 def _add_to_backlog(state: State, run: Run, name: str, requirement: Requirement) -> None:
@@ -106,12 +117,19 @@ def patience_is_over(state: State, step_run: str) -> None:
 
 def look_again(state: State) -> None:
     """Workers changed or are gone: patient steps for which there is nobody now wait no more."""
+    state.look_again = False
     there: dict[Requirement, bool] = {}
     for step_run, requirement in list(state.patient.items()):
         if requirement not in there:
             there[requirement] = state.placement.anyone(requirement)
         if not there[requirement]:
             _place_anew(state, step_run)
+
+
+def place_patient_anew(state: State) -> None:
+    """What they wait for is to be understood otherwise from now on."""
+    for step_run in list(state.patient):
+        _place_anew(state, step_run)
 
 
 def _place_anew(state: State, step_run: str) -> None:
@@ -146,7 +164,7 @@ def match(state: State, worker: Worker) -> None:
 
 def _assign(state: State, run: Run, name: str, worker: Worker) -> None:
     step = run.steps[name]
-    requirement = plain(run.requirements[name])
+    requirement = plain(state.placement.expecting(run.requirements[name]))
     highest, total = weights(state.placement.score(worker.id, requirement))
     attempt = attempt_id(run.id, name, step.attempt)
     run.steps[name] = replace(
@@ -169,6 +187,9 @@ def _assign(state: State, run: Run, name: str, worker: Worker) -> None:
         Note("placed", note),
         Assign(worker.id, assignment(run, name, worker)),
     )
+    if coming := coming_labels(run, name):
+        worker.coming[attempt] = coming
+        expect(state, worker)
 
 
 def assignment(run: Run, name: str, worker: Worker) -> Assignment:
@@ -208,6 +229,9 @@ def release(state: State, worker: Worker, attempt: str) -> None:
         state.emit(StoreWaits(worker.id, dict(worker.waits)))
     if not (waits or 0) % 2:
         state.placement.release(worker.id)
+    if worker.coming.pop(attempt, None) is not None:
+        expect(state, worker)
+        state.look_again = bool(state.patient)
     state.emit(
         ReleaseAttempt(worker.id, attempt),
         _load(worker),

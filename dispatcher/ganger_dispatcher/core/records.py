@@ -158,7 +158,8 @@ class WorkerState(StrEnum):
 class Worker(msgspec.Struct):
     """A live worker, as Redis keeps it too. ``attempts``: attempt → when it was given, ms.
     ``waits``: attempt → the last of its words on waiting, odd while it needs no slot;
-    ``workflows``: name → (version, digest of the definition) of those it has registered.
+    ``workflows``: name → (version, digest of the definition) of those it has registered;
+    ``coming``: attempt → the labels that its step sets.
 
     ``past``: incarnations that this one replaced; they never come back, whatever is
     delivered again.
@@ -181,6 +182,7 @@ class Worker(msgspec.Struct):
     past: list[str] = []
     workflows: dict[str, tuple[str, str]] = {}
     waits: dict[AttemptId, int] = {}
+    coming: dict[AttemptId, dict[str, LabelValue]] = {}
     attempts: dict[AttemptId, int] = {}
 
     @property

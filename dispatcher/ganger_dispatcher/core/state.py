@@ -50,7 +50,8 @@ class State:
     ``ended`` has the runs that ended in this batch, which nobody else knows of yet;
     ``children`` those that live runs have spawned, ``orphans`` those to cancel, as the run
     that spawned them did not succeed; ``patient`` pending steps that wait for a worker they
-    prefer, and what they require meanwhile.
+    prefer, and what they require meanwhile; ``look_again`` whether for some of them there may
+    be nobody any more.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -67,6 +68,7 @@ class State:
         self.children: dict[str, dict[str, None]] = {}
         self.orphans: list[str] = []
         self.patient: dict[str, Requirement] = {}
+        self.look_again = False
         self._timers: list[Timer] = []
 
     def emit(self, *effects: Effect) -> None:

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from copy import deepcopy
 
+from ganger_broker.definitions import WorkflowDefinition
+from ganger_broker.errors import InvalidInput
+from ganger_broker.expressions import check_sets_labels
 from ganger_broker.messages import (
     CancelAttempt,
     Event,
@@ -30,7 +33,7 @@ from .effects import (
 )
 from .facts import AssignmentReturned
 from .inputs import schema_problem
-from .placing import look_again, match, release, repin
+from .placing import look_again, match, place_patient_anew, release, repin
 from .records import Worker, WorkerState
 from .state import State
 from .triggers import workflow_registered
@@ -38,6 +41,7 @@ from .versions import versions_of
 from .workflow import Workflow
 
 __all__ = [
+    "anticipate",
     "draining",
     "fresh_deadlines",
     "heard",
@@ -76,7 +80,7 @@ def registered(state: State, event: WorkerRegistered) -> None:
     known = state.workers.get(event.worker)
     if known is not None and event.incarnation in known.past:
         return  # delivered again: to believe it would take the steps from the process of now
-    conflict = state.versions.conflict(event) or _bad_schema(event)
+    conflict = state.versions.conflict(event) or _bad_definition(event)
     if conflict is not None:
         state.emit(Tell(event.worker, Refused(conflict, for_good=True)))
         state.emit(Note("worker_refused", {"worker": event.worker, "reason": conflict}))
@@ -102,11 +106,17 @@ def registered(state: State, event: WorkerRegistered) -> None:
     look_again(state)
 
 
-def _bad_schema(event: WorkerRegistered) -> str | None:
+def _bad_definition(event: WorkerRegistered) -> str | None:
     for flow in event.workflows:
+        place = f"workflow {flow.name!r}"
         problem = schema_problem(flow.input_schema) if flow.input_schema is not None else None
         if problem is not None:
-            return f"workflow {flow.name!r}: input_schema: is no JSON Schema: {problem}"
+            return f"{place}: input_schema: is no JSON Schema: {problem}"
+        try:
+            for step in flow.every_step():
+                check_sets_labels(step.sets_labels, f"{place}: step {step.name!r}: sets_labels")
+        except InvalidInput as exc:
+            return str(exc)
     return None
 
 
@@ -164,8 +174,16 @@ def _register_workflows(state: State, event: WorkerRegistered) -> list[str]:
             fresh.append(definition.name)
         if known is None or known.definition != definition:
             state.workflows[definition.name] = Workflow(definition)
+            anticipate(state, definition)
             state.emit(StoreWorkflow(definition))
     return fresh
+
+
+def anticipate(state: State, definition: WorkflowDefinition) -> None:
+    """Preferences count the labels that its steps set from the moment they are assigned."""
+    keys = {key for step in definition.every_step() for key in step.sets_labels}
+    if keys and state.placement.anticipate(keys):
+        place_patient_anew(state)
 
 
 def heartbeat(state: State, event: Heartbeat, worker: Worker) -> None:

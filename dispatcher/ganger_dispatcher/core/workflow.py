@@ -26,8 +26,9 @@ class Workflow:
         self.on_failure = definition.on_failure
         schema = definition.input_schema
         self.input = None if schema is None else InputSchema(schema)
-        every = [*definition.steps, *([self.on_failure] if self.on_failure else [])]
-        self.steps: dict[str, StepDefinition] = {step.name: step for step in every}
+        self.steps: dict[str, StepDefinition] = {
+            step.name: step for step in definition.every_step()
+        }
         self.desired = {
             name: parse_desired(step.desired_worker_labels) for name, step in self.steps.items()
         }

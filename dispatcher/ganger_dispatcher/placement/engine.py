@@ -8,6 +8,7 @@ import numpy as np
 from ganger_broker.labels import LabelValue, Requirement
 
 from .backlog import Backlog, PendingStep
+from .expected import Expected
 from .fleet import NOT_FREE, Fleet
 from .index import PlacementIndex
 from .scorer import INELIGIBLE
@@ -38,6 +39,7 @@ class Placement:
         self.fleet = Fleet()
         self.index = PlacementIndex(self.fleet)
         self.backlog = Backlog()
+        self._expected = Expected()
         self._uses: OrderedDict[Requirement, int] = OrderedDict()
         self._asked = 0
         self._last_asked: dict[Requirement, int] = {}
@@ -57,7 +59,9 @@ class Placement:
         is_open: bool = True,
     ) -> None:
         """A worker has come."""
-        row = self.fleet.join(worker, labels, actions, slots, used, is_open=is_open)
+        row = self.fleet.join(
+            worker, self._with_expected(worker, labels), actions, slots, used, is_open=is_open
+        )
         self._look_again_at(row)
         self.index.join(row)
 
@@ -72,24 +76,68 @@ class Placement:
         """A worker that is here says anew what it is; its slots and its turn stay."""
         row = self.fleet.row_of[worker]
         slots, used, given = self.fleet.slots[row], self.fleet.used[row], self.fleet.given[row]
-        self.leave(worker)
+        self.index.leave(self.fleet.leave(worker))
+        labels = self._with_expected(worker, labels)
         row = self.fleet.join(worker, labels, actions, slots, used, is_open=is_open, given=given)
         self._look_again_at(row)
         self.index.join(row)
 
     def leave(self, worker: str) -> None:
         """A worker has gone."""
+        self._expected.set(worker, {})
         self.index.leave(self.fleet.leave(worker))
 
     def change_labels(
         self, worker: str, upsert: Mapping[str, LabelValue], delete: Iterable[str] = ()
     ) -> None:
         """Labels set and deleted, all at once."""
+        delete = list(delete)
+        self._change_labels(worker, upsert, delete)
+        if self._expected.keys:
+            self._follow(worker, [*upsert, *delete])
+
+    def _change_labels(
+        self, worker: str, upsert: Mapping[str, LabelValue], delete: Iterable[str]
+    ) -> None:
         row = self.fleet.row_of[worker]
         changed = self.fleet.change_labels(row, upsert, delete)
         if changed:
             self._look_again_at(row)
             self.index.labels_changed(row, changed)
+
+    # ── labels that are coming ────────────────────────────────────────────────────────
+
+    def anticipate(self, keys: Iterable[str]) -> bool:
+        """Some step sets labels of these keys: from now on preferences count them as they come.
+        Whether this was not known: then ``expecting`` says otherwise than before."""
+        new = self._expected.anticipate(keys)
+        if new:
+            for worker in list(self.fleet.row_of):
+                self._follow(worker, new)
+        return bool(new)
+
+    def expect(self, worker: str, coming: Mapping[str, LabelValue]) -> None:
+        """These labels, and no others any more, are coming to the worker."""
+        self.anticipate(coming)
+        self._follow(worker, self._expected.set(worker, coming))
+
+    def expecting(self, requirement: Requirement) -> Requirement:
+        """The requirement as it is asked here: its preferences count what is coming."""
+        return self._expected.translate(requirement)
+
+    def _follow(self, worker: str, keys: Iterable[str]) -> None:
+        labels = self.fleet.labels[self.fleet.row_of[worker]]
+        self._change_labels(worker, *self._expected.changes(worker, labels, keys))
+
+    def _with_expected(
+        self, worker: str, labels: Mapping[str, LabelValue]
+    ) -> Mapping[str, LabelValue]:
+        if not self._expected.keys:
+            return labels
+        expected, _ = self._expected.changes(worker, labels, self._expected.keys)
+        return {**labels, **expected}
+
+    # ── slots ─────────────────────────────────────────────────────────────────────────
 
     def set_open(self, worker: str, is_open: bool) -> None:
         """Whether the worker takes steps: draining and paused ones do not."""

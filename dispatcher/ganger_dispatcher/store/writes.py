@@ -160,6 +160,9 @@ class Writes:
     def _store_waits(self, effect: do.StoreWaits) -> None:
         self.set(self._keys.worker(effect.worker), {"waits": to_json(effect.waits)})
 
+    def _store_coming(self, effect: do.StoreComing) -> None:
+        self.set(self._keys.worker(effect.worker), {"coming": to_json(effect.coming)})
+
     def _store_labels(self, effect: do.StoreLabels) -> None:
         key = self._keys.labels(effect.worker)
         self.drop(key, effect.delete)
@@ -248,6 +251,7 @@ _WRITERS: dict[type, Callable[[Writes, Any], None]] = {
     do.StoreWorker: Writes._store_worker,
     do.StoreLoad: Writes._store_load,
     do.StoreWaits: Writes._store_waits,
+    do.StoreComing: Writes._store_coming,
     do.StoreLabels: Writes._store_labels,
     do.Beat: Writes._beat,
     do.DropWorker: Writes._drop_worker,

@@ -85,6 +85,8 @@ class Stored:
                 self.workers[worker_id].update(state=WorkerState(state), given_at=given_at)
             case do.StoreWaits(worker_id, waits):
                 self.workers[worker_id]["waits"] = dict(waits)
+            case do.StoreComing(worker_id, coming):
+                self.workers[worker_id]["coming"] = deepcopy(coming)
             case do.StoreLabels(worker_id, seq, upsert, delete):
                 fields = self.workers[worker_id]
                 fields["label_seq"] = seq

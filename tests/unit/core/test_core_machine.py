@@ -47,9 +47,10 @@ from ganger_dispatcher.core.facts import (
     TimePassed,
     TriggerReceived,
 )
-from ganger_dispatcher.core.records import Snapshot, split_attempt
+from ganger_dispatcher.core.records import Snapshot, Worker, split_attempt
 from ganger_dispatcher.core.state import Policy
 from ganger_dispatcher.core.states import TERMINAL, StepStatus
+from ganger_dispatcher.placement.expected import expected_key
 from tests.unit.placement.oracle import meets
 
 from .stored import Stored
@@ -73,7 +74,9 @@ FLOWS = {
             [
                 StepDefinition("a", desired_worker_labels=WARM),
                 StepDefinition("b", parents=["a"], desired_worker_labels=GPU),
-                StepDefinition("c", parents=["a"], retries=1, timeout=6),
+                StepDefinition(
+                    "c", parents=["a"], retries=1, timeout=6, sets_labels={"model": "x"}
+                ),
             ],
             on_failure=StepDefinition("oops", retries=1),
         )
@@ -416,8 +419,18 @@ class CoreMachine(RuleBasedStateMachine):
             assert worker.waits.keys() <= worker.attempts.keys()
             if not any(worker.waits.values()):
                 assert worker.used == len(worker.attempts) <= worker.slots
-            assert fleet.labels[row] == worker.labels
+            assert worker.coming.keys() <= worker.attempts.keys()
+            assert fleet.labels[row] == self.labels_to_match(worker)
             assert fleet.is_open(row) == worker.is_open
+
+    def labels_to_match(self, worker: Worker) -> dict[str, Any]:
+        """A worker's labels, and under a key of its own what is expected of the one that is set."""
+        coming = [label for labels in worker.coming.values() for label in labels.items()]
+        expected = {**worker.labels, **dict(coming)}
+        known = {w.definition.name for w in self.core.state.workflows.values()}
+        if "model" not in expected or "tree" not in known:
+            return worker.labels
+        return {**worker.labels, expected_key("model"): expected["model"]}
 
     @invariant()
     def labels_never_go_back(self) -> None:
