@@ -7,7 +7,7 @@ RUN := $(BIN)/python -m tools.with_services --
 BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-placement bench-peers fuzz lock clean
+.PHONY: help demo test check format bench bench-placement bench-models bench-peers fuzz lock clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -28,10 +28,14 @@ format: $(READY) ## put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: bench-placement bench-peers ## both benchmarks
+bench: bench-placement bench-models bench-peers ## all benchmarks
 
 bench-placement: $(READY) ## placements and label upserts per second, by size of the fleet
 	$(BIN)/python bench/placement.py
+
+bench-models: $(READY) $(BENCH)/.ready ## model loads and waits by how steps are routed, and their picture
+	$(BIN)/python bench/warm_models.py --json $(BENCH)/warm-models.json
+	$(BENCH)/bin/python bench/plot_warm_models.py $(BENCH)/warm-models.json docs/images/warm-models.svg
 
 bench-peers: $(READY) $(BENCH)/.ready ## jobs per second and round trips against Celery, Dramatiq, Taskiq
 	$(RUN) $(BIN)/python bench/e2e.py
