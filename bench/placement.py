@@ -183,7 +183,7 @@ def pending_ratio(placement: Placement, mill: Mill, seconds: float) -> float:
             customer = f"customer-{number}" if number % 2 else "nobody"
             conditions = parse_desired({"customer": customer})["customer"]
             requirement = Requirement.of(ACTION, conditions)
-            placement.backlog.add(f"run-{number}/caption", requirement, 1, 0.0)
+            placement.backlog.add(f"run-{number}/caption", requirement, 0)
         with_pending = rate(step, seconds / 5, 10_000_000)
         for number in range(100_000):
             placement.backlog.remove(f"run-{number}/caption")

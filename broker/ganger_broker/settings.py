@@ -78,6 +78,7 @@ class Settings(BaseSettings):
 
     lease: Duration = Field(5.0, description="until a standby takes over from a silent leader")
     hold: Duration = Field(60.0, description="a trigger of an unregistered workflow is held for")
+    priority_ageing: Duration = Field(60.0, description="of waiting that are worth one priority")
     retention: Duration = Field(86400.0, description="a finished run is kept for")
     batch: int = Field(500, ge=1, le=10_000, description="most messages in one commit")
     feed_length: int = Field(10_000, ge=0, description="entries the feed is capped at")

@@ -51,6 +51,7 @@ def policy_of(settings: Settings) -> Policy:
         worker_timeout=round(settings.worker_timeout * 1000),
         pickup_deadline=round(settings.pickup_deadline * 1000),
         hold=round(settings.hold * 1000),
+        priority_ageing=round(settings.priority_ageing * 1000),
     )
 
 

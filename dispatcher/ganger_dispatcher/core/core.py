@@ -197,7 +197,8 @@ class Core:
                 state.children.setdefault(header.parent_run, {})[run_id] = None
             for name, step in step_runs.items():
                 if step.status is StepStatus.PENDING:
-                    pending.append((-header.priority, step.pending_since or 0, run_id, name))
+                    turn = state.turn(header.priority, step.pending_since or 0)
+                    pending.append((turn, run_id, name))
                 elif step.status is StepStatus.BACKOFF:
                     state.wake(step.retry_at or now, "backoff", step_run_id(run_id, name))
                 elif step.status in (StepStatus.ASSIGNED, StepStatus.RUNNING):

@@ -100,7 +100,7 @@ def _assign_from(state: State, run: Run, name: str, chosen: str) -> None:
 def _add_to_backlog(state: State, run: Run, name: str, requirement: Requirement) -> None:
     step, step_run = run.steps[name], step_run_id(run.id, name)
     deadline, since = step.deadline or state.now, step.pending_since or state.now
-    state.placement.backlog.add(step_run, requirement, run.header.priority, since)
+    state.placement.backlog.add(step_run, requirement, state.turn(run.header.priority, since))
     state.wake(deadline, "pending", step_run)
     state.emit(
         StoreStep(run.id, name, step),

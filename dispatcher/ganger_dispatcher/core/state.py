@@ -31,6 +31,8 @@ class Policy(NamedTuple):
     """After a step's time-out, for its worker to say so; then the worker is taken for deaf."""
     hold: int = 60_000
     """For a trigger of an unregistered workflow."""
+    priority_ageing: int = 60_000
+    """Of waiting that are worth one priority."""
     most_losses: int = 5
     """Lost workers a step run survives; at one more it has failed."""
 
@@ -74,6 +76,10 @@ class State:
     def emit(self, *effects: Effect) -> None:
         """Want these done."""
         self.effects.extend(effects)
+
+    def turn(self, priority: int, since: int) -> int:
+        """The order of what waits, lowest first: a head start for priority, which age makes up."""
+        return since - priority * self.policy.priority_ageing
 
     def wake(self, due: int, kind: str, name: str) -> None:
         """Look at ``name`` again at ``due``."""

@@ -27,10 +27,9 @@ _BELOW = {Op.LESS_THAN, Op.LESS_THAN_OR_EQUAL}
 
 
 class PendingStep(NamedTuple):
-    """A pending step in the order of its turn: higher priority, then pending longest."""
+    """A pending step in the order of its turn: the lowest first, then the one added first."""
 
-    negative_priority: int
-    since: float
+    turn: int
     sequence: int
     step_run: str
 
@@ -180,13 +179,13 @@ class Backlog:
     def __contains__(self, step_run: str) -> bool:
         return step_run in self._requirement_of
 
-    def add(self, step_run: str, requirement: Requirement, priority: int, since: float) -> None:
-        """A step that nobody can take now."""
+    def add(self, step_run: str, requirement: Requirement, turn: int) -> None:
+        """A step that nobody can take now; the lowest ``turn`` goes first."""
         self._sequence += 1
-        turn = PendingStep(-priority, since, self._sequence, step_run)
+        step = PendingStep(turn, self._sequence, step_run)
         self._requirement_of[step_run] = requirement
-        self._turn_of[step_run] = turn
-        heappush(self._queues.setdefault(requirement, []), turn)
+        self._turn_of[step_run] = step
+        heappush(self._queues.setdefault(requirement, []), step)
         count = self._counts.get(requirement, 0)
         self._counts[requirement] = count + 1
         if not count:

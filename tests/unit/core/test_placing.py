@@ -248,6 +248,24 @@ def test_a_change_that_does_not_help_releases_nothing() -> None:
     assert assigned(world.label(2, {"other": 512})) == []
 
 
+def test_low_priority_is_not_starved_by_a_stream_of_high() -> None:
+    world = World()
+    world.join()
+    world.trigger("first")
+    world.trigger("low", priority=1)
+    done = ["first"]
+    for number in range(20):
+        world.wait(10, "a")
+        world.trigger(f"high-{number}", priority=3)
+        [attempt] = world.held_by()
+        world.finish(attempt)
+        [next_one] = world.held_by()
+        done.append(next_one.partition("/")[0])
+    # two priorities are worth two minutes, and high ones come every ten seconds
+    assert done.index("low") == 12
+    assert done[1:12] == [f"high-{number}" for number in range(11)]
+
+
 def test_priority_goes_before_age_and_age_before_nothing() -> None:
     world = World()
     world.join("a")

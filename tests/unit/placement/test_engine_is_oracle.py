@@ -109,7 +109,7 @@ class Both:
         sequence = next(self.oracle.sequence)
         step_run = f"r/{sequence}"
         self.oracle.pending[step_run] = Pending(step_run, requirement, priority, since, sequence)
-        self.engine.backlog.add(step_run, requirement, priority, since)
+        self.engine.backlog.add(step_run, requirement, since - priority * 10**9)
 
     def match(self, name: str) -> None:
         while True:
