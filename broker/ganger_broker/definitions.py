@@ -1,28 +1,37 @@
 """Workflows and their steps, as workers register them."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from .errors import InvalidInput
 from .fields import (
+    MAX_CONCURRENCY,
     MAX_SECONDS,
     MAX_STEPS,
     MAX_VERSION,
     Name,
+    RateKey,
     Retries,
     Seconds,
+    Units,
 )
 from .labels import LabelValue
 
 __all__ = [
+    "Concurrency",
+    "ConcurrencyStrategy",
     "FromInput",
+    "RateLimit",
     "StepDefinition",
     "StickyOnLoss",
     "StickyStrategy",
     "WorkflowDefinition",
     "action_of",
+    "check_rates",
 ]
 
 
@@ -55,6 +64,34 @@ class FromInput(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     from_input: str
 
 
+class RateLimit(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """At most ``limit`` units of ``key`` are given to steps in any ``per`` seconds."""
+
+    key: RateKey
+    limit: Units
+    per: Annotated[float, Meta(ge=1, le=86_400)]
+
+
+class ConcurrencyStrategy(StrEnum):
+    """What becomes of a run when as many as may be go on already."""
+
+    QUEUE = "queue"
+    """It waits for its turn; keys take turns."""
+    CANCEL_IN_PROGRESS = "cancel_in_progress"
+    """The oldest of those that go on is cancelled for it."""
+    CANCEL_NEWEST = "cancel_newest"
+    """It is cancelled itself."""
+
+
+class Concurrency(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    """At most ``limit`` runs of a workflow go on at once, for each value of ``key``: a JMESPath
+    expression on the input, such as ``customer.id``; without one, of all its runs."""
+
+    key: str | None = None
+    limit: Units = 1
+    strategy: ConcurrencyStrategy = ConcurrencyStrategy.QUEUE
+
+
 class StepDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A step as its workers register it.
 
@@ -63,6 +100,7 @@ class StepDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     retry n it rests ``backoff_factor ** n`` seconds, at most ``backoff_max_seconds``, less
     a part of up to ``jitter``; without a factor not at all. ``sets_labels``: labels that its
     worker has once it runs; from its assignment on, preferences of other steps count them.
+    ``rate_limits``: key → units that each attempt takes of it.
     """
 
     name: Name
@@ -75,6 +113,21 @@ class StepDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     jitter: Annotated[float, Meta(ge=0, le=1)] = 0.1
     desired_worker_labels: dict[str, Any] = {}
     sets_labels: dict[str, LabelValue | FromInput] = {}
+    rate_limits: dict[RateKey, Units] = {}
+
+
+def check_rates(step: StepDefinition, limits: Mapping[str, RateLimit], place: str) -> None:
+    """Check the units that a step takes against the limits that there are.
+
+    Raises:
+        InvalidInput: there is no such limit, or it is less than the units.
+    """
+    for key, units in step.rate_limits.items():
+        limit = limits.get(key)
+        if limit is None:
+            raise InvalidInput(f"{place}: there is no rate limit {key!r}; declare it first")
+        if units > limit.limit:
+            raise InvalidInput(f"{place}.{key}: {units} is more than its limit, {limit.limit}")
 
 
 class WorkflowDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -95,6 +148,7 @@ class WorkflowDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaul
     sticky: StickyStrategy | None = None
     sticky_on_loss: StickyOnLoss = StickyOnLoss.WAIT
     input_schema: dict[str, Any] | None = None
+    concurrency: Annotated[list[Concurrency], Meta(max_length=MAX_CONCURRENCY)] = []
 
     def actions(self) -> list[str]:
         """The actions of its steps, and of the one for failures."""

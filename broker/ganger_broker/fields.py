@@ -7,9 +7,11 @@ from msgspec import Meta
 __all__ = [
     "EVENT_KEY_PATTERN",
     "ID_PATTERN",
+    "MAX_CONCURRENCY",
     "MAX_RETRIES",
     "MAX_SECONDS",
     "MAX_STEPS",
+    "MAX_UNITS",
     "MAX_VERSION",
     "NAME_PATTERN",
     "STEP_RUN_PATTERN",
@@ -19,10 +21,12 @@ __all__ = [
     "Id",
     "Name",
     "Priority",
+    "RateKey",
     "Retries",
     "Seconds",
     "Slots",
     "StepRunId",
+    "Units",
     "WorkerId",
 ]
 
@@ -45,8 +49,14 @@ MAX_STEPS = 1_000
 MAX_VERSION = 128
 """Characters of a workflow's version."""
 
+MAX_CONCURRENCY = 8
+"""Concurrency limits of one workflow."""
+MAX_UNITS = 1_000_000_000
+
 Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
 Count = Annotated[int, Meta(ge=0)]
+Units = Annotated[int, Meta(ge=1, le=MAX_UNITS)]
+RateKey = Annotated[str, Meta(min_length=1, max_length=128)]
 Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
 Slots = Annotated[int, Meta(ge=1, le=4096)]
 Priority = Annotated[int, Meta(ge=1, le=3, description="3 goes first")]

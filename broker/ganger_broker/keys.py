@@ -72,6 +72,11 @@ class Keys:
         return f"{self.prefix}:outbox"
 
     @property
+    def rates(self) -> str:
+        """hash: key of a rate limit → the limit, and the units given lately (JSON)."""
+        return f"{self.prefix}:rates"
+
+    @property
     def leader(self) -> str:
         """hash: dispatcher id, epoch and lease end of the leader."""
         return f"{self.prefix}:leader"

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from .definitions import WorkflowDefinition
+from .definitions import RateLimit, WorkflowDefinition
 from .fields import (
     MAX_SECONDS,
     AttemptId,
@@ -169,7 +169,8 @@ class WorkerRegistered(WorkerEvent, tag="worker_registered"):
     """The worker is here, or speaks again; the first event of an incarnation.
 
     ``label_seq`` is the sequence of the label change that ``labels`` includes;
-    ``attempts`` are those it holds already (after a lost connection).
+    ``attempts`` are those it holds already (after a lost connection). ``rate_limits`` are the
+    limits that its steps name; the newest word on one counts, for all workers.
     """
 
     name: str
@@ -177,6 +178,7 @@ class WorkerRegistered(WorkerEvent, tag="worker_registered"):
     labels: dict[str, LabelValue] = {}
     label_seq: Count = 0
     workflows: list[WorkflowDefinition] = []
+    rate_limits: list[RateLimit] = []
     attempts: list[AttemptId] = []
     draining: bool = False
     host: str = ""

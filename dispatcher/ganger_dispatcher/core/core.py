@@ -14,7 +14,7 @@ from ganger_broker.messages import (
     WorkerRegistered,
 )
 
-from . import attempts, events, placing, progress, triggers, workers
+from . import attempts, concurrency, events, placing, progress, triggers, workers
 from .coming import expect_again
 from .effects import Effect
 from .facts import (
@@ -26,6 +26,7 @@ from .facts import (
     TimePassed,
     TriggerReceived,
 )
+from .rates import Rate
 from .records import Run, Snapshot, WorkerState, step_run_id
 from .state import Policy, State
 from .states import StepStatus
@@ -77,7 +78,9 @@ class Core:
             workers.fresh_deadlines(state)
         state.effects = []
         self._handle(fact)
-        triggers.cancel_orphans(state)
+        while state.orphans or state.vacated:
+            triggers.cancel_orphans(state)
+            concurrency.admit_waiting(state)
         if state.look_again:
             placing.look_again(state)
         return state.effects
@@ -138,6 +141,8 @@ class Core:
                     progress.schedule_timed_out(state, timer.name)
                 case "patience":
                     placing.patience_is_over(state, timer.name)
+                case "rate":
+                    placing.room(state, timer.name)
                 case "backoff":
                     attempts.backoff_is_over(state, timer.name)
                 case "worker" | "timeout" if not fact.caught_up:
@@ -177,6 +182,8 @@ class Core:
             if worker.coming:
                 expect_again(state, worker)
             workers.watch(state, worker)
+        for use in snapshot.rates:
+            state.rates[use.limit.key] = Rate(use.limit, use.used)
         for held in snapshot.held:
             state.held[held.run_id] = held
             state.wake(held.until, "held", held.run_id)
@@ -190,9 +197,11 @@ class Core:
             name: Workflow(definition) for name, definition in snapshot.definitions.items()
         }
         live = {run_id for run_id, *_ in snapshot.runs}
-        for run_id, header, step_runs in snapshot.runs:
+        runs = sorted(snapshot.runs, key=lambda run: (run[1].created_at, run[0]))
+        for run_id, header, step_runs in runs:
             run = Run(run_id, header, began_with[header.definition], step_runs)
             state.runs[run_id] = run
+            concurrency.enter_again(state, run)
             if header.parent_run in live:
                 state.children.setdefault(header.parent_run, {})[run_id] = None
             for name, step in step_runs.items():
@@ -206,3 +215,5 @@ class Core:
                     attempts.watch(state, run, name)
         for *_, run_id, name in sorted(pending):
             placing.place_again(state, state.runs[run_id], name)
+        state.vacated.update(dict.fromkeys(state.groups))
+        concurrency.admit_waiting(state)

@@ -13,7 +13,7 @@ from ganger_broker.fields import AttemptId
 from ganger_broker.labels import LabelValue
 from ganger_broker.messages import Assignment, RunResult, ToWorker
 
-from .records import Held, ReplyAddress, RunHeader, StepRun, Worker
+from .records import Held, RateUse, ReplyAddress, RunHeader, StepRun, Worker
 
 __all__ = [
     "AddPending",
@@ -33,6 +33,7 @@ __all__ = [
     "StoreComing",
     "StoreLabels",
     "StoreLoad",
+    "StoreRate",
     "StoreRun",
     "StoreStep",
     "StoreWaits",
@@ -42,6 +43,7 @@ __all__ = [
     "Tell",
     "Unhold",
     "Unpin",
+    "Unqueue",
 ]
 
 
@@ -61,6 +63,12 @@ class EndRun(msgspec.Struct, frozen=True):
 
 class Unpin(msgspec.Struct, frozen=True):
     """The run is pinned to no worker any more."""
+
+    run_id: str
+
+
+class Unqueue(msgspec.Struct, frozen=True):
+    """The run waits for its turn no more."""
 
     run_id: str
 
@@ -113,6 +121,12 @@ class StoreComing(msgspec.Struct, frozen=True):
 
     worker: str
     coming: dict[AttemptId, dict[str, LabelValue]]
+
+
+class StoreRate(msgspec.Struct, frozen=True):
+    """Keep a rate limit, and what was given of it lately."""
+
+    use: RateUse
 
 
 class StoreLabels(msgspec.Struct, frozen=True):
@@ -238,6 +252,7 @@ Effect = (
     | StoreWaits
     | StoreComing
     | StoreLabels
+    | StoreRate
     | Beat
     | DropWorker
     | TakeAttempt
@@ -246,6 +261,7 @@ Effect = (
     | Hold
     | Unhold
     | Unpin
+    | Unqueue
     | Count
     | Note
     | Assign

@@ -19,6 +19,7 @@ from .effects import (
     TakeAttempt,
 )
 from .patience import plain, stages
+from .rates import blocked_by, next_waiting, take, wait_for
 from .records import Run, StepRun, Worker, attempt_id, step_run_id
 from .state import State
 from .states import Change, StepStatus, after
@@ -26,6 +27,7 @@ from .sticky import may_repin, pin, preferred, requirement_of, unpin
 
 __all__ = [
     "assignment",
+    "is_waiting",
     "leave_backlog",
     "look_again",
     "make_pending",
@@ -35,6 +37,7 @@ __all__ = [
     "place_patient_anew",
     "release",
     "repin",
+    "room",
     "waits",
 ]
 
@@ -60,14 +63,17 @@ def make_pending(
     place(state, run, name)
 
 
-def place(state: State, run: Run, name: str) -> None:
+def place(state: State, run: Run, name: str, *, in_turn: bool = False) -> None:
     """Give a pending step to the best worker, or put it in the backlog.
 
     While a preference with patience is required, only as long as somebody meets it.
+    ``in_turn``: it overtakes nobody who waits for a rate limit.
     """
     step = run.steps[name]
     if may_repin(state, run):
         unpin(state, run)
+    if _is_held_back(state, run, name, in_turn=in_turn):
+        return
     full = state.placement.expecting(requirement_of(run, name))
     prefer = preferred(run, name)
     since = step.pending_since or state.now
@@ -109,6 +115,44 @@ def _add_to_backlog(state: State, run: Run, name: str, requirement: Requirement)
     )
 
 
+def _is_held_back(state: State, run: Run, name: str, *, in_turn: bool = False) -> bool:
+    """Whether a rate limit has no room for the step now; then it waits for that."""
+    blocked = blocked_by(state, run, name, in_turn=in_turn)
+    step = run.steps[name]
+    if blocked is None:
+        run.steps[name] = replace(step, waits_for=None) if step.waits_for else step
+        return False
+    key, room_at = blocked
+    limit = state.rates[key].limit
+    text = f"rate limit {key!r}: {limit.limit} per {limit.per:g} s"
+    step = run.steps[name] = replace(step, waits_for=text)
+    step_run = step_run_id(run.id, name)
+    wait_for(state, key, step_run, state.turn(run.header.priority, step.pending_since or state.now))
+    deadline = step.deadline or state.now
+    state.wake(deadline, "pending", step_run)
+    state.wake(room_at, "rate", key)
+    state.emit(
+        StoreStep(run.id, name, step),
+        AddPending(step_run, deadline),
+        Note("limited", {"step_run": step_run, "key": key}),
+    )
+    return True
+
+
+def room(state: State, key: str) -> None:
+    """There may be room in a rate limit: place those that wait for it, in their turn."""
+    while (first := next_waiting(state, key)) is not None:
+        step_run = first[2]
+        run_id, _, name = step_run.partition("/")
+        run = state.runs[run_id]
+        blocked = blocked_by(state, run, name, in_turn=True)
+        if blocked is not None and blocked[0] == key:
+            state.wake(blocked[1], "rate", key)
+            return
+        leave_backlog(state, step_run)
+        place(state, run, name, in_turn=True)
+
+
 def patience_is_over(state: State, step_run: str) -> None:
     """The time for a stage of a step's preferences is over."""
     if step_run in state.patient:
@@ -140,9 +184,15 @@ def _place_anew(state: State, step_run: str) -> None:
 
 def leave_backlog(state: State, step_run: str) -> None:
     """The step run is placed, or ends, or is looked at anew."""
-    state.placement.backlog.remove(step_run)
-    state.patient.pop(step_run, None)
+    if state.limited.pop(step_run, None) is None:
+        state.placement.backlog.remove(step_run)
+        state.patient.pop(step_run, None)
     state.emit(DropPending(step_run))
+
+
+def is_waiting(state: State, step_run: str) -> bool:
+    """Whether a step run waits for a worker, or for a rate limit."""
+    return step_run in state.placement.backlog or step_run in state.limited
 
 
 def repin(state: State, worker: str) -> None:
@@ -159,7 +209,8 @@ def match(state: State, worker: Worker) -> None:
     while (turn := placement.next_for(worker.id)) is not None:
         leave_backlog(state, turn.step_run)
         run_id, _, name = turn.step_run.partition("/")
-        _assign(state, state.runs[run_id], name, worker)
+        if not _is_held_back(state, state.runs[run_id], name):
+            _assign(state, state.runs[run_id], name, worker)
 
 
 def _assign(state: State, run: Run, name: str, worker: Worker) -> None:
@@ -171,6 +222,7 @@ def _assign(state: State, run: Run, name: str, worker: Worker) -> None:
         step, status=StepStatus.ASSIGNED, worker=worker.id, assigned_at=state.now
     )
     worker.attempts[attempt] = worker.given_at = state.now
+    take(state, run, name)
     pin(state, run, worker.id)
     state.placement.take(worker.id)
     note = {

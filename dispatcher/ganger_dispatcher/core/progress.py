@@ -5,7 +5,8 @@ from msgspec.structs import replace
 from ganger_broker.messages import CancelAttempt, FailureReason, RunError, RunStatus
 
 from .effects import Count, EndRun, Note, Reply, StoreStep, Tell
-from .placing import leave_backlog, make_pending
+from .groups import leave
+from .placing import is_waiting, leave_backlog, make_pending
 from .records import Run, StepRun, attempt_id, step_run_id
 from .state import State
 from .states import TERMINAL, Change, StepStatus, after
@@ -46,11 +47,17 @@ def end_step(
     if status is None:
         return
     step_run = step_run_id(run.id, name)
-    if step.status is StepStatus.PENDING and step_run in state.placement.backlog:
+    if step.status is StepStatus.PENDING and is_waiting(state, step_run):
         leave_backlog(state, step_run)
     tell_to_stop(state, run, name, error)
     run.steps[name] = replace(
-        step, status=status, timeout_at=None, finished_at=state.now, output=output, error=error
+        step,
+        status=status,
+        timeout_at=None,
+        finished_at=state.now,
+        output=output,
+        error=error,
+        waits_for=None,
     )
     state.emit(
         StoreStep(run.id, name, run.steps[name]),
@@ -116,7 +123,9 @@ def _end_run(state: State, run: Run) -> None:
         error=_cause(run, failed or unhappy),
     )
     del state.runs[run.id]
+    leave(state, run)
     _leave_family(state, run)
+    run.header = replace(run.header, queued=None)
     state.emit(EndRun(run.id, run.header), Count(f"runs_{status}"))
     result = state.ended[run.id] = run.result()
     for address in run.header.reply:
@@ -132,7 +141,7 @@ def cancel_run(state: State, run: Run, error: RunError) -> None:
 
 def schedule_timed_out(state: State, step_run: str) -> None:
     """The time for which the step may be pending is over."""
-    if step_run not in state.placement.backlog:
+    if not is_waiting(state, step_run):
         return
     run_id, _, name = step_run.partition("/")
     run = state.runs[run_id]

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ganger_broker.definitions import StepDefinition, WorkflowDefinition
+from ganger_broker.definitions import RateLimit, StepDefinition, WorkflowDefinition
 from ganger_broker.fields import AttemptId
 from ganger_broker.labels import LabelValue
 from ganger_broker.messages import RunError, RunResult, RunStatus, Trigger
@@ -19,6 +19,7 @@ from .workflow import Workflow
 
 __all__ = [
     "Held",
+    "RateUse",
     "ReplyAddress",
     "Run",
     "RunHeader",
@@ -65,7 +66,8 @@ class StepRun(msgspec.Struct, frozen=True, omit_defaults=True):
     against the step's retries, ``losses`` (of its worker) do not. In backoff, ``retry_at``
     is its end and ``error`` what went wrong last. ``timeout_at`` is when it is over for a
     running attempt whose worker has not said so. ``desired_worker_labels`` is what this step
-    run desires: its definition's with the trigger's merged over them.
+    run desires: its definition's with the trigger's merged over them. ``waits_for``: while it
+    is pending, what holds it up beside the workers, in words.
     """
 
     status: StepStatus
@@ -83,6 +85,7 @@ class StepRun(msgspec.Struct, frozen=True, omit_defaults=True):
     output: Any = None
     error: RunError | None = None
     desired_worker_labels: dict[str, Any] = {}
+    waits_for: str | None = None
 
 
 class RunHeader(msgspec.Struct, frozen=True):
@@ -90,7 +93,8 @@ class RunHeader(msgspec.Struct, frozen=True):
 
     ``definition`` is the digest of the workflow's definition that the run began with;
     ``pinned`` the one worker of a run that is sticky, HARD; ``parent`` the step run that
-    spawned it, ``sticky_to`` that one's worker where it is to stay there.
+    spawned it, ``sticky_to`` that one's worker where it is to stay there; ``queued`` what it
+    waits for before its first step may begin, in words.
     """
 
     workflow: str
@@ -109,6 +113,7 @@ class RunHeader(msgspec.Struct, frozen=True):
     pinned: str | None = None
     parent: str | None = None
     sticky_to: str | None = None
+    queued: str | None = None
 
     @property
     def parent_run(self) -> str | None:
@@ -205,6 +210,13 @@ class Held(msgspec.Struct, frozen=True, omit_defaults=True):
     reply: tuple[ReplyAddress, ...] = ()
 
 
+class RateUse(msgspec.Struct, frozen=True):
+    """A rate limit, and the units given lately: start of a part of its window, ms → units."""
+
+    limit: RateLimit
+    used: dict[int, int] = {}
+
+
 class Snapshot(msgspec.Struct):
     """All that a leader finds in Redis when it takes over.
 
@@ -216,3 +228,4 @@ class Snapshot(msgspec.Struct):
     workers: list[Worker] = []
     runs: list[tuple[str, RunHeader, dict[str, StepRun]]] = []
     held: list[Held] = []
+    rates: list[RateUse] = []

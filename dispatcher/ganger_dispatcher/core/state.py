@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from heapq import heappop, heappush
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ganger_broker.labels import Requirement
 from ganger_broker.messages import RunResult
@@ -12,6 +12,10 @@ from .effects import Effect
 from .records import Held, Run, Worker
 from .versions import Versions
 from .workflow import Workflow
+
+if TYPE_CHECKING:
+    from .groups import Group, GroupId
+    from .rates import Rate
 
 __all__ = ["Policy", "State", "Timer"]
 
@@ -53,7 +57,9 @@ class State:
     ``children`` those that live runs have spawned, ``orphans`` those to cancel, as the run
     that spawned them did not succeed; ``patient`` pending steps that wait for a worker they
     prefer, and what they require meanwhile; ``look_again`` whether for some of them there may
-    be nobody any more.
+    be nobody any more; ``rates`` the rate limits by key, ``limited`` pending steps that wait
+    for one, with its key and their number there; ``groups`` the runs that concurrency limits,
+    ``vacated`` groups in which there is room again; ``sequence`` numbers what waits.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -71,6 +77,11 @@ class State:
         self.orphans: list[str] = []
         self.patient: dict[str, Requirement] = {}
         self.look_again = False
+        self.rates: dict[str, Rate] = {}
+        self.limited: dict[str, tuple[str, int]] = {}
+        self.groups: dict[GroupId, Group] = {}
+        self.vacated: dict[GroupId, None] = {}
+        self.sequence = 0
         self._timers: list[Timer] = []
 
     def emit(self, *effects: Effect) -> None:

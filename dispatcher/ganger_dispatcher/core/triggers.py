@@ -6,9 +6,10 @@ from msgspec.structs import replace
 from ganger_broker.definitions import StickyStrategy
 from ganger_broker.messages import FailureReason, Refused, RunError, RunResult, RunStatus, Trigger
 
+from .concurrency import enter
 from .effects import Bury, Count, EndRun, Hold, Note, Reply, StoreRun, StoreStep, Tell, Unhold
 from .facts import CancelRequested, MessageRefused, TriggerReceived
-from .progress import cancel_run, start_ready, waiting
+from .progress import cancel_run, waiting
 from .records import Held, ReplyAddress, Run, RunHeader
 from .state import State
 from .states import StepStatus
@@ -115,7 +116,7 @@ def _begin(
         run.steps[definition.name] = waiting(run, definition.name)
     state.runs[run_id] = run
     state.emit(StoreRun(run_id, header), Count("runs_created"))
-    start_ready(state, run)
+    enter(state, run)
     for name, step in run.steps.items():
         if step.status is StepStatus.WAITING:
             state.emit(StoreStep(run_id, name, step))

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from copy import deepcopy
 
-from ganger_broker.definitions import WorkflowDefinition
+from ganger_broker.definitions import WorkflowDefinition, check_rates
 from ganger_broker.errors import InvalidInput
-from ganger_broker.expressions import check_sets_labels
+from ganger_broker.expressions import check_expression, check_sets_labels
 from ganger_broker.messages import (
     CancelAttempt,
     Event,
@@ -27,14 +27,16 @@ from .effects import (
     Note,
     StoreLabels,
     StoreLoad,
+    StoreRate,
     StoreWorker,
     StoreWorkflow,
     Tell,
 )
 from .facts import AssignmentReturned
 from .inputs import schema_problem
-from .placing import look_again, match, place_patient_anew, release, repin
-from .records import Worker, WorkerState
+from .placing import look_again, match, place_patient_anew, release, repin, room
+from .rates import Rate
+from .records import RateUse, Worker, WorkerState
 from .state import State
 from .triggers import workflow_registered
 from .versions import versions_of
@@ -80,7 +82,7 @@ def registered(state: State, event: WorkerRegistered) -> None:
     known = state.workers.get(event.worker)
     if known is not None and event.incarnation in known.past:
         return  # delivered again: to believe it would take the steps from the process of now
-    conflict = state.versions.conflict(event) or _bad_definition(event)
+    conflict = state.versions.conflict(event) or _bad_definition(state, event)
     if conflict is not None:
         state.emit(Tell(event.worker, Refused(conflict, for_good=True)))
         state.emit(Note("worker_refused", {"worker": event.worker, "reason": conflict}))
@@ -97,6 +99,7 @@ def registered(state: State, event: WorkerRegistered) -> None:
         if attempt not in worker.attempts:
             state.emit(Tell(worker.id, CancelAttempt(attempt, "it was given to another worker")))
     state.emit(StoreWorker(deepcopy(worker)))
+    _register_limits(state, event)
     fresh = _register_workflows(state, event)
     match(state, worker)
     for attempt in lost:
@@ -106,15 +109,21 @@ def registered(state: State, event: WorkerRegistered) -> None:
     look_again(state)
 
 
-def _bad_definition(event: WorkerRegistered) -> str | None:
+def _bad_definition(state: State, event: WorkerRegistered) -> str | None:
+    limits = {key: rate.limit for key, rate in state.rates.items()}
+    limits |= {limit.key: limit for limit in event.rate_limits}
     for flow in event.workflows:
         place = f"workflow {flow.name!r}"
         problem = schema_problem(flow.input_schema) if flow.input_schema is not None else None
         if problem is not None:
             return f"{place}: input_schema: is no JSON Schema: {problem}"
         try:
+            for number, rule in enumerate(flow.concurrency):
+                if rule.key is not None:
+                    check_expression(rule.key, f"{place}: concurrency[{number}].key")
             for step in flow.every_step():
                 check_sets_labels(step.sets_labels, f"{place}: step {step.name!r}: sets_labels")
+                check_rates(step, limits, f"{place}: step {step.name!r}: rate_limits")
         except InvalidInput as exc:
             return str(exc)
     return None
@@ -184,6 +193,19 @@ def anticipate(state: State, definition: WorkflowDefinition) -> None:
     keys = {key for step in definition.every_step() for key in step.sets_labels}
     if keys and state.placement.anticipate(keys):
         place_patient_anew(state)
+
+
+def _register_limits(state: State, event: WorkerRegistered) -> None:
+    """Keep rate limits that are new or changed; there may be more room now."""
+    for limit in event.rate_limits:
+        rate = state.rates.get(limit.key)
+        if rate is None or rate.limit != limit:
+            used = rate.used if rate is not None else {}
+            waiting = rate.waiting if rate is not None else []
+            state.rates[limit.key] = Rate(limit, used)
+            state.rates[limit.key].waiting = waiting
+            state.emit(StoreRate(RateUse(limit, dict(used))))
+            room(state, limit.key)
 
 
 def heartbeat(state: State, event: Heartbeat, worker: Worker) -> None:

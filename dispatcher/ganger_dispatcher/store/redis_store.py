@@ -14,7 +14,7 @@ from ganger_broker.errors import EpochSuperseded, MissingExtra, StoreError, Stor
 from ganger_broker.keys import Keys
 from ganger_broker.messages import RunError, RunResult, RunStatus
 from ganger_dispatcher.core.effects import Bury, Effect, Reply
-from ganger_dispatcher.core.records import Held, RunHeader, Snapshot, StepRun, Worker
+from ganger_dispatcher.core.records import Held, RateUse, RunHeader, Snapshot, StepRun, Worker
 
 from .writes import Writes
 
@@ -153,12 +153,14 @@ class RedisStore:
             latest.append(msgspec.json.decode(fields["definition"], type=WorkflowDefinition))
         runs = await self._hashes(keys.run, await self._members(keys.active))
         held = await _asked(self._redis.hvals(keys.held))
+        rates = await _asked(self._redis.hvals(keys.rates))
         return Snapshot(
             workflows=latest,
             definitions=by_digest,
             workers=await self.workers(),
             runs=[(run_id, *read_run(fields)) for run_id, fields in runs.items()],
             held=[msgspec.json.decode(text, type=Held) for text in held],
+            rates=[msgspec.json.decode(text, type=RateUse) for text in rates],
         )
 
     async def outbox(self) -> dict[str, Message]:
@@ -230,7 +232,7 @@ async def _asked(answer: Awaitable[Any] | Any) -> Any:
 
 _TEXT = {
     *("workflow", "version", "definition", "status"),
-    *("pinned", "parent", "sticky_to"),
+    *("pinned", "parent", "sticky_to", "queued"),
     *("name", "incarnation", "state", "host"),
 }
 

@@ -134,6 +134,9 @@ class Writes:
     def _unpin(self, effect: do.Unpin) -> None:
         self.drop(self._keys.run(effect.run_id), ["pinned"])
 
+    def _unqueue(self, effect: do.Unqueue) -> None:
+        self.drop(self._keys.run(effect.run_id), ["queued"])
+
     def _store_step(self, effect: do.StoreStep) -> None:
         self.set(self._keys.run(effect.run_id), {f"step:{effect.step}": effect.value})
 
@@ -162,6 +165,9 @@ class Writes:
 
     def _store_coming(self, effect: do.StoreComing) -> None:
         self.set(self._keys.worker(effect.worker), {"coming": to_json(effect.coming)})
+
+    def _store_rate(self, effect: do.StoreRate) -> None:
+        self.set(self._keys.rates, {effect.use.limit.key: effect.use})
 
     def _store_labels(self, effect: do.StoreLabels) -> None:
         key = self._keys.labels(effect.worker)
@@ -245,6 +251,7 @@ def _text(value: Any) -> str:
 _WRITERS: dict[type, Callable[[Writes, Any], None]] = {
     do.StoreRun: Writes._store_run,
     do.EndRun: Writes._end_run,
+    do.Unqueue: Writes._unqueue,
     do.StoreStep: Writes._store_step,
     do.AddPending: Writes._add_pending,
     do.DropPending: Writes._drop_pending,
@@ -253,6 +260,7 @@ _WRITERS: dict[type, Callable[[Writes, Any], None]] = {
     do.StoreWaits: Writes._store_waits,
     do.StoreComing: Writes._store_coming,
     do.StoreLabels: Writes._store_labels,
+    do.StoreRate: Writes._store_rate,
     do.Beat: Writes._beat,
     do.DropWorker: Writes._drop_worker,
     do.TakeAttempt: Writes._take_attempt,

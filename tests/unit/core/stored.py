@@ -11,6 +11,7 @@ from ganger_dispatcher.core.digest import digest
 from ganger_dispatcher.core.effects import Effect
 from ganger_dispatcher.core.records import (
     Held,
+    RateUse,
     RunHeader,
     Snapshot,
     StepRun,
@@ -37,6 +38,7 @@ class Stored:
         self.workflows: dict[str, WorkflowDefinition] = {}
         self.definitions: dict[str, WorkflowDefinition] = {}
         self.held: dict[str, Held] = {}
+        self.rates: dict[str, RateUse] = {}
 
     def apply(self, effects: list[Effect]) -> None:
         """Store what these effects store."""
@@ -46,6 +48,10 @@ class Stored:
                     self._run(effect)
                 case do.Unpin(run_id):
                     self.headers[run_id] = replace(self.headers[run_id], pinned=None)
+                case do.Unqueue(run_id):
+                    self.headers[run_id] = replace(self.headers[run_id], queued=None)
+                case do.StoreRate(use):
+                    self.rates[use.limit.key] = deepcopy(use)
                 case do.AddPending(step_run, deadline):
                     self.pending[step_run] = deadline
                 case do.DropPending(step_run):
@@ -108,6 +114,7 @@ class Stored:
             workers=[self._read_worker(worker_id) for worker_id in self.workers],
             runs=[(run, self.headers[run], dict(self.steps[run])) for run in sorted(self.active)],
             held=list(self.held.values()),
+            rates=list(self.rates.values()),
         )
 
     def _read_worker(self, worker_id: str) -> Worker:

@@ -16,10 +16,7 @@ from hypothesis.stateful import (
 )
 
 from ganger_broker.definitions import (
-    StepDefinition,
-    StickyOnLoss,
     StickyStrategy,
-    WorkflowDefinition,
 )
 from ganger_broker.labels import parse_desired
 from ganger_broker.messages import (
@@ -47,58 +44,16 @@ from ganger_dispatcher.core.facts import (
     TimePassed,
     TriggerReceived,
 )
+from ganger_dispatcher.core.groups import groups_of
+from ganger_dispatcher.core.rates import next_waiting
 from ganger_dispatcher.core.records import Snapshot, Worker, split_attempt
-from ganger_dispatcher.core.state import Policy
 from ganger_dispatcher.core.states import TERMINAL, StepStatus
 from ganger_dispatcher.placement.expected import expected_key
 from tests.unit.placement.oracle import meets
 
+from .machine_flows import API, FLOWS, KEYS, LABELS, POLICY, RUNS, WISHES, WORKERS
 from .stored import Stored
 from .world import START, address
-
-POLICY = Policy(worker_timeout=10_000, pickup_deadline=8_000, hold=20_000, most_losses=2)
-WORKERS = ["a", "b", "c"]
-RUNS = [f"r{n}" for n in range(6)]
-GPU: dict[str, Any] = {"gpu": {"value": 1, "comparator": "GREATER_THAN_OR_EQUAL"}}
-WARM: dict[str, Any] = {"model": {"value": "x", "weight": 10}}
-FLOWS = {
-    "plain": [
-        WorkflowDefinition(
-            "plain", [StepDefinition("s", schedule_timeout=15, retries=1, backoff_factor=3)]
-        ),
-        WorkflowDefinition("plain", [StepDefinition("s", desired_worker_labels=WARM)], "2"),
-    ],
-    "tree": [
-        WorkflowDefinition(
-            "tree",
-            [
-                StepDefinition("a", desired_worker_labels=WARM),
-                StepDefinition("b", parents=["a"], desired_worker_labels=GPU),
-                StepDefinition(
-                    "c", parents=["a"], retries=1, timeout=6, sets_labels={"model": "x"}
-                ),
-            ],
-            on_failure=StepDefinition("oops", retries=1),
-        )
-    ],
-}
-CHAIN = [
-    StepDefinition("a", retries=1),
-    StepDefinition("b", parents=["a"], desired_worker_labels=GPU),
-]
-FLOWS |= {
-    f"{sticky}-{on_loss}": [
-        WorkflowDefinition(f"{sticky}-{on_loss}", CHAIN, sticky=sticky, sticky_on_loss=on_loss)
-    ]
-    for sticky, on_loss in [
-        (StickyStrategy.SOFT, StickyOnLoss.WAIT),
-        (StickyStrategy.HARD, StickyOnLoss.WAIT),
-        (StickyStrategy.HARD, StickyOnLoss.REPIN),
-    ]
-}
-LABELS = st.dictionaries(st.sampled_from(["gpu", "model"]), st.sampled_from([0, 1, 2, "x", "1"]))
-PATIENT: dict[str, Any] = {"model": {"value": "x", "weight": 5, "prefer_for": 4}}
-WISHES = st.sampled_from([{}, {}, GPU, WARM, PATIENT, {"model": "x"}])
 
 
 class CoreMachine(RuleBasedStateMachine):
@@ -117,6 +72,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.ended: dict[str, Any] = {}
         self.said: list[Fact] = []
         self.seq = 0
+        self.placed_limited: list[int] = []
         self.newest: dict[tuple[str, str], int] = {}
 
     # ── the shell ─────────────────────────────────────────────────────────────────────
@@ -150,6 +106,9 @@ class CoreMachine(RuleBasedStateMachine):
         for effect in effects:
             match effect:
                 case do.Assign(worker, assignment):
+                    if assignment.attempt not in {attempt for *_, attempt in self.sent}:
+                        units = FLOWS[assignment.workflow][0].steps[0].rate_limits
+                        self.placed_limited += [self.now] * len(units)
                     self.check_assigned(worker, assignment.attempt)
                     self.sent.append((worker, assignment.incarnation, assignment.attempt))
                 case do.EndRun(run_id, header):
@@ -192,7 +151,7 @@ class CoreMachine(RuleBasedStateMachine):
                 flows = ["plain", "tree"] if number > 1 else ["plain"]
                 self.join(worker, {"gpu": number}, number, flows, 0, False, False)
         for run, flow in zip(RUNS, ["plain", "tree", "plain"], strict=False):
-            self.trigger(run, flow, 1, {}, "p", None)
+            self.trigger(run, flow, 1, {}, "p", None, "x")
 
     # ── programs ──────────────────────────────────────────────────────────────────────
 
@@ -203,12 +162,21 @@ class CoreMachine(RuleBasedStateMachine):
         desired=WISHES,
         reply=st.sampled_from(["p", "q"]),
         parent=st.sampled_from([None, None, *RUNS]),
+        key=KEYS,
     )
     def trigger(
-        self, run: str, flow: str, priority: int, desired: Any, reply: str, parent: str | None
+        self,
+        run: str,
+        flow: str,
+        priority: int,
+        desired: Any,
+        reply: str,
+        parent: str | None,
+        key: str,
     ) -> None:
         trigger = Trigger(
             flow,
+            {"key": key},
             run_id=run,
             priority=priority,
             desired_worker_labels=dict(desired),
@@ -256,6 +224,7 @@ class CoreMachine(RuleBasedStateMachine):
                 labels=labels,
                 label_seq=self.seq,
                 workflows=[FLOWS[flow][version % len(FLOWS[flow])] for flow in flows],
+                rate_limits=[API],
                 attempts=sorted(self.believed(worker)),
                 draining=draining,
             )
@@ -450,9 +419,12 @@ class CoreMachine(RuleBasedStateMachine):
                 match step.status:
                     case StepStatus.WAITING:
                         parents = run.definitions[name].parents
-                        assert any(run.steps[p].status not in TERMINAL for p in parents)
+                        undone = any(run.steps[p].status not in TERMINAL for p in parents)
+                        assert undone or run.header.queued
                     case StepStatus.PENDING:
-                        assert f"{run.id}/{name}" in state.placement.backlog
+                        waits = f"{run.id}/{name}"
+                        assert (waits in state.limited) == (step.waits_for is not None)
+                        assert (waits in state.placement.backlog) == (waits not in state.limited)
                     case StepStatus.ASSIGNED | StepStatus.RUNNING:
                         attempt = f"{run.id}/{name}/{step.attempt}"
                         assert attempt in state.workers[step.worker or ""].attempts
@@ -462,7 +434,7 @@ class CoreMachine(RuleBasedStateMachine):
                         assert (self.core.wake_at or 0) <= step.retry_at
                     case _:
                         assert step.status in TERMINAL
-        assert len(state.placement.backlog) == len(self.pending())
+        assert len(state.placement.backlog) + len(state.limited) == len(self.pending())
         every = [attempt for worker in state.workers.values() for attempt in worker.attempts]
         assert len(every) == len(set(every))
         assert set(held) <= set(every)
@@ -489,6 +461,33 @@ class CoreMachine(RuleBasedStateMachine):
             assert placement.next_for(worker) is None
 
     @invariant()
+    def no_window_has_more_than_its_limit(self) -> None:
+        window = self.now - 20_000
+        placed = [at for at in self.placed_limited if at > window]
+        assert len(placed) <= API.limit
+        for key in self.core.state.rates:
+            first = next_waiting(self.core.state, key)
+            assert first is None or (self.core.wake_at or 0) <= self.now + 21_000
+
+    @invariant()
+    def no_more_runs_go_on_than_may(self) -> None:
+        state = self.core.state
+        going = [run for run in state.runs.values() if not run.header.queued]
+        for run in state.runs.values():
+            for limit in run.workflow.definition.concurrency:
+                peers = [
+                    peer
+                    for peer in going
+                    if peer.header.workflow == run.header.workflow
+                    and (limit.key is None or peer.header.input == run.header.input)
+                ]
+                assert len(peers) <= limit.limit
+        queued = [run for run in state.runs.values() if run.header.queued]
+        for run in queued:
+            groups = groups_of(state, run)
+            assert any(len(group.running) >= limit.limit for _, group, limit in groups)
+
+    @invariant()
     def a_run_is_live_held_or_ended(self) -> None:
         state = self.core.state
         for run in self.asked:
@@ -506,6 +505,9 @@ class CoreMachine(RuleBasedStateMachine):
             assert stored.headers[run.id] == run.header
             assert stored.steps[run.id] == run.steps
         assert stored.held == state.held
+        assert {key: use.used for key, use in stored.rates.items()} == {
+            key: rate.used for key, rate in state.rates.items()
+        }
         assert stored.pending.keys() == set(self.pending())
         assert stored.workers.keys() == state.workers.keys()
         for worker in state.workers.values():

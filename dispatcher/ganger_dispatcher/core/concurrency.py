@@ -1,0 +1,121 @@
+"""How many runs of a workflow go on at once, for each value of a key of their input.
+
+A run that has to wait is queued: none of its steps is pending yet. As each key has its own few
+runs among the pending steps, and a run that is let in goes behind those that are pending, keys
+take turns whatever the number of runs that one of them has queued.
+"""
+
+from heapq import heappop, heappush
+
+from msgspec.structs import replace
+
+from ganger_broker.definitions import Concurrency, ConcurrencyStrategy
+from ganger_broker.messages import FailureReason, RunError
+
+from .effects import Count, Note, StoreRun, Unqueue
+from .groups import Group, GroupId, groups_of
+from .progress import cancel_run, start_ready
+from .records import Run
+from .state import State
+
+__all__ = ["admit_waiting", "enter", "enter_again"]
+
+
+def enter(state: State, run: Run) -> None:
+    """A new run: it goes on, or is queued, or is cancelled, or others are for it."""
+    groups = groups_of(state, run)
+    for group_id, group, rule in groups:
+        if rule.strategy is ConcurrencyStrategy.CANCEL_NEWEST and _is_full(group, rule):
+            text = f"{_text(group_id, rule)} go on already"
+            cancel_run(state, run, RunError(FailureReason.CANCELLED, text))
+            return
+    full = _full(state, run)
+    if full is None:
+        _go_on(state, run)
+        return
+    _wait(state, run)
+    run.header = replace(run.header, queued=full)
+    state.emit(
+        StoreRun(run.id, run.header),
+        Count("runs_queued"),
+        Note("queued", {"run": run.id, "reason": full}),
+    )
+
+
+def enter_again(state: State, run: Run) -> None:
+    """After a take-over: it is where it was."""
+    if run.header.queued:
+        _wait(state, run)
+        return
+    for _, group, _ in groups_of(state, run):
+        group.running[run.id] = None
+
+
+def admit_waiting(state: State) -> None:
+    """Runs have ended: let in those whose turn it is."""
+    while state.vacated:
+        group_id = next(iter(state.vacated))
+        del state.vacated[group_id]
+        group = state.groups.get(group_id)
+        if group is None:
+            continue
+        _admit_into(state, group_id, group)
+        if not group.running and not group.waiting:
+            del state.groups[group_id]
+
+
+def _admit_into(state: State, group_id: GroupId, group: Group) -> None:
+    elsewhere = []
+    while group.waiting:
+        run = state.runs.get(group.waiting[0][2])
+        if run is None or not run.header.queued:
+            heappop(group.waiting)  # let in by another group, or ended
+            continue
+        rules = [rule for each, _, rule in groups_of(state, run) if each == group_id]
+        if any(_is_full(group, rule) for rule in rules):
+            break
+        turn = heappop(group.waiting)
+        if _full(state, run) is not None:
+            elsewhere.append(turn)
+            continue
+        run.header = replace(run.header, queued=None)
+        state.emit(Unqueue(run.id), Note("admitted", {"run": run.id}))
+        _go_on(state, run)
+    for turn in elsewhere:
+        heappush(group.waiting, turn)
+
+
+def _go_on(state: State, run: Run) -> None:
+    for group_id, group, rule in groups_of(state, run):
+        while rule.strategy is ConcurrencyStrategy.CANCEL_IN_PROGRESS and _is_full(group, rule):
+            oldest = state.runs[next(iter(group.running))]
+            text = f"run {run.id} took its place: at most {_text(group_id, rule)} go on"
+            cancel_run(state, oldest, RunError(FailureReason.CANCELLED, text))
+        group.running[run.id] = None
+    start_ready(state, run)
+
+
+def _wait(state: State, run: Run) -> None:
+    turn = state.turn(run.header.priority, run.header.created_at)
+    for _, group, rule in groups_of(state, run):
+        if rule.strategy is ConcurrencyStrategy.QUEUE:
+            state.sequence += 1
+            heappush(group.waiting, (turn, state.sequence, run.id))
+
+
+def _full(state: State, run: Run) -> str | None:
+    """What a run would have to wait for, in words."""
+    for group_id, group, rule in groups_of(state, run):
+        if rule.strategy is ConcurrencyStrategy.QUEUE and _is_full(group, rule):
+            return f"concurrency: {_text(group_id, rule)} go on at once"
+    return None
+
+
+def _is_full(group: Group, rule: Concurrency) -> bool:
+    return len(group.running) >= rule.limit
+
+
+def _text(group_id: GroupId, rule: Concurrency) -> str:
+    workflow, _, value = group_id
+    of = "" if rule.key is None else f" with {rule.key} = {value}"
+    return f"{rule.limit} run{'s' if rule.limit > 1 else ''} of {workflow}{of}"

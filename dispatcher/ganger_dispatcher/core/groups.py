@@ -1,0 +1,47 @@
+"""Groups of runs that a workflow's concurrency limits: who is in, and who waits."""
+
+from msgspec.json import encode
+
+from ganger_broker.definitions import Concurrency
+from ganger_broker.expressions import evaluate
+
+from .effects import Unqueue
+from .records import Run
+from .state import State
+
+__all__ = ["Group", "GroupId", "groups_of", "leave"]
+
+GroupId = tuple[str, str, str]
+"""Workflow, expression, and the value of the expression as JSON."""
+
+
+class Group:
+    """Runs of one value of the key: those that go on, oldest first, and those that wait."""
+
+    __slots__ = ("running", "waiting")
+
+    def __init__(self) -> None:
+        self.running: dict[str, None] = {}
+        self.waiting: list[tuple[int, int, str]] = []
+
+
+def groups_of(state: State, run: Run) -> list[tuple[GroupId, Group, Concurrency]]:
+    """The groups that a run belongs to, and the rule of each."""
+    found = []
+    for rule in run.workflow.definition.concurrency:
+        value = None if rule.key is None else evaluate(rule.key, run.header.input)
+        group_id = (run.header.workflow, rule.key or "", encode(value, order="sorted").decode())
+        group = state.groups.get(group_id)
+        if group is None:
+            group = state.groups[group_id] = Group()
+        found.append((group_id, group, rule))
+    return found
+
+
+def leave(state: State, run: Run) -> None:
+    """The run has ended: there is room for another one."""
+    if run.header.queued:
+        state.emit(Unqueue(run.id))
+    for group_id, group, _ in groups_of(state, run):
+        group.running.pop(run.id, None)
+        state.vacated[group_id] = None

@@ -1,0 +1,74 @@
+"""Workflows, labels and wishes that the state machine of the core draws from."""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from ganger_broker.definitions import (
+    Concurrency,
+    ConcurrencyStrategy,
+    RateLimit,
+    StepDefinition,
+    StickyOnLoss,
+    StickyStrategy,
+    WorkflowDefinition,
+)
+from ganger_dispatcher.core.state import Policy
+
+POLICY = Policy(worker_timeout=10_000, pickup_deadline=8_000, hold=20_000, most_losses=2)
+WORKERS = ["a", "b", "c"]
+RUNS = [f"r{n}" for n in range(6)]
+GPU: dict[str, Any] = {"gpu": {"value": 1, "comparator": "GREATER_THAN_OR_EQUAL"}}
+WARM: dict[str, Any] = {"model": {"value": "x", "weight": 10}}
+FLOWS = {
+    "plain": [
+        WorkflowDefinition(
+            "plain", [StepDefinition("s", schedule_timeout=15, retries=1, backoff_factor=3)]
+        ),
+        WorkflowDefinition("plain", [StepDefinition("s", desired_worker_labels=WARM)], "2"),
+    ],
+    "tree": [
+        WorkflowDefinition(
+            "tree",
+            [
+                StepDefinition("a", desired_worker_labels=WARM),
+                StepDefinition("b", parents=["a"], desired_worker_labels=GPU),
+                StepDefinition(
+                    "c", parents=["a"], retries=1, timeout=6, sets_labels={"model": "x"}
+                ),
+            ],
+            on_failure=StepDefinition("oops", retries=1),
+        )
+    ],
+}
+CHAIN = [
+    StepDefinition("a", retries=1),
+    StepDefinition("b", parents=["a"], desired_worker_labels=GPU),
+]
+API = RateLimit("api", 2, 20)
+KEYS = st.sampled_from(["x", "y"])
+CONCURRENT = {
+    "queued": [Concurrency("key", 1), Concurrency(limit=2)],
+    "newest": [Concurrency("key", 1, ConcurrencyStrategy.CANCEL_NEWEST)],
+    "in-progress": [Concurrency("key", 1, ConcurrencyStrategy.CANCEL_IN_PROGRESS)],
+}
+LIMITED = StepDefinition(
+    "s", retries=1, rate_limits={"api": 1}, schedule_timeout=15, desired_worker_labels=GPU
+)
+FLOWS |= {
+    name: [WorkflowDefinition(name, [LIMITED], concurrency=rules)]
+    for name, rules in CONCURRENT.items()
+}
+FLOWS |= {
+    f"{sticky}-{on_loss}": [
+        WorkflowDefinition(f"{sticky}-{on_loss}", CHAIN, sticky=sticky, sticky_on_loss=on_loss)
+    ]
+    for sticky, on_loss in [
+        (StickyStrategy.SOFT, StickyOnLoss.WAIT),
+        (StickyStrategy.HARD, StickyOnLoss.WAIT),
+        (StickyStrategy.HARD, StickyOnLoss.REPIN),
+    ]
+}
+LABELS = st.dictionaries(st.sampled_from(["gpu", "model"]), st.sampled_from([0, 1, 2, "x", "1"]))
+PATIENT: dict[str, Any] = {"model": {"value": "x", "weight": 5, "prefer_for": 4}}
+WISHES = st.sampled_from([{}, {}, GPU, WARM, PATIENT, {"model": "x"}])

@@ -1,0 +1,188 @@
+"""Concurrency: how many runs go on at once by a key of their input, and what of the others."""
+
+from typing import Any
+
+import pytest
+
+from ganger_broker.definitions import (
+    Concurrency,
+    ConcurrencyStrategy,
+    StepDefinition,
+    WorkflowDefinition,
+)
+from ganger_broker.messages import Outcome
+
+from .world import World, assigned, replies, told
+
+QUEUE = Concurrency("customer", 1)
+TWO = Concurrency("customer", 2)
+NEWEST = Concurrency("customer", 1, ConcurrencyStrategy.CANCEL_NEWEST)
+IN_PROGRESS = Concurrency("customer", 1, ConcurrencyStrategy.CANCEL_IN_PROGRESS)
+
+
+def flow(*rules: Concurrency, **step: Any) -> WorkflowDefinition:
+    return WorkflowDefinition("w", [StepDefinition("s", **step)], concurrency=list(rules))
+
+
+def fleet(*rules: Concurrency, slots: int = 9, **step: Any) -> World:
+    world = World()
+    world.join(workflows=[flow(*rules, **step)], slots=slots)
+    return world
+
+
+def ask(world: World, run_id: str, customer: Any = "x", **fields: Any) -> list[tuple[str, str]]:
+    """A run for a customer: what is assigned."""
+    effects = world.trigger(run_id, input={"customer": customer}, reply=run_id, **fields)
+    return assigned(effects)
+
+
+# ── queue ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_runs_of_one_key_wait_for_each_other_and_not_for_those_of_another() -> None:
+    world = fleet(QUEUE)
+    assert ask(world, "x1") == [("x1/s/1", "a")]
+    assert ask(world, "x2") == []
+    assert ask(world, "y1", "y") == [("y1/s/1", "a")]
+    assert assigned(world.finish("x1/s/1")) == [("x2/s/1", "a")]
+
+
+def test_one_that_waits_is_explained_by_name() -> None:
+    world = fleet(QUEUE)
+    ask(world, "x1")
+    ask(world, "x2")
+    text = 'concurrency: 1 run of w with customer = "x" go on at once'
+    assert world.stored.headers["x2"].queued == text
+    assert world.step("x2").status == "waiting"
+    world.finish("x1/s/1")
+    assert world.stored.headers["x2"].queued is None
+
+
+def test_keys_take_turns_however_many_runs_one_of_them_has() -> None:
+    world = fleet(QUEUE, slots=1)
+    for number in range(5):
+        ask(world, f"x{number}", "x")
+    for key in "yz":
+        ask(world, f"{key}0", key)
+        ask(world, f"{key}1", key)
+    order = []
+    while attempts := world.held_by():
+        order.append(attempts[0].partition("/")[0])
+        world.now += 1
+        world.finish(attempts[0])
+    assert order == ["x0", "y0", "z0", "x1", "y1", "z1", "x2", "x3", "x4"]
+
+
+def test_high_priority_is_let_in_first() -> None:
+    world = fleet(QUEUE)
+    ask(world, "x1")
+    ask(world, "low")
+    ask(world, "high", priority=3)
+    assert assigned(world.finish("x1/s/1")) == [("high/s/1", "a")]
+
+
+def test_a_run_counts_until_all_its_steps_have_ended() -> None:
+    steps = [StepDefinition("s"), StepDefinition("t", parents=["s"])]
+    world = World()
+    world.join(workflows=[WorkflowDefinition("w", steps, concurrency=[QUEUE])], slots=9)
+    ask(world, "x1")
+    ask(world, "x2")
+    assert assigned(world.finish("x1/s/1")) == [("x1/t/1", "a")]
+    assert assigned(world.finish("x1/t/1")) == [("x2/s/1", "a")]
+
+
+def test_a_failure_a_cancellation_or_a_lost_worker_leave_no_place_taken() -> None:
+    world = fleet(QUEUE, desired_worker_labels={"gpu": 1})
+    world.label(1, {"gpu": 1})
+    ask(world, "x1")
+    for number in range(2, 5):
+        ask(world, f"x{number}")
+    assert assigned(world.finish("x1/s/1", outcome=Outcome.FAILED)) == [("x2/s/1", "a")]
+    assert assigned(world.cancel("x2")) == [("x3/s/1", "a")]
+    world.leave()
+    gpu = flow(QUEUE, desired_worker_labels={"gpu": 1})
+    assert assigned(world.join("b", {"gpu": 0}, workflows=[gpu])) == []
+    assert assigned(world.join("c", {"gpu": 1}, workflows=[gpu])) == [("x3/s/2", "c")]
+    assert assigned(world.finish("x3/s/2", "c")) == [("x4/s/1", "c")]
+
+
+def test_one_that_waits_can_be_cancelled() -> None:
+    world = fleet(QUEUE)
+    for number in range(3):
+        ask(world, f"x{number}")
+    assert replies(world.cancel("x1")) == [("x1", "cancelled", "CANCELLED")]
+    assert assigned(world.finish("x0/s/1")) == [("x2/s/1", "a")]
+    world.finish("x2/s/1")
+    assert world.core.state.groups == {}
+
+
+def test_without_a_key_all_runs_are_of_one_group() -> None:
+    world = fleet(Concurrency(limit=2))
+    assert [bool(ask(world, f"r{n}", n)) for n in range(3)] == [True, True, False]
+
+
+def test_a_run_needs_room_by_every_rule() -> None:
+    world = fleet(TWO, Concurrency(limit=3))
+    began = [bool(ask(world, f"{key}{n}", key)) for key in "xy" for n in range(3)]
+    assert began == [True, True, False, True, False, False]
+    # x2 has room by its key now, and in all: it came before y1
+    assert assigned(world.finish("x0/s/1")) == [("x2/s/1", "a")]
+    # by its key x has no more to come; y1 and y2 wait for room in all
+    assert assigned(world.finish("y0/s/1")) == [("y1/s/1", "a")]
+    assert assigned(world.finish("x1/s/1")) == [("y2/s/1", "a")]
+
+
+@pytest.mark.parametrize("customer", [None, 1, True, ["a"], {"id": 1}])
+def test_any_value_may_be_a_key(customer: Any) -> None:
+    world = fleet(QUEUE)
+    assert ask(world, "first", customer) != []
+    assert ask(world, "second", customer) == []
+    assert ask(world, "other", "other") != []
+
+
+def test_the_next_leader_lets_in_the_same() -> None:
+    world = fleet(TWO)
+    for number in range(4):
+        ask(world, f"x{number}")
+        world.now += 1
+    world.take_over()
+    assert ask(world, "x4") == []
+    assert assigned(world.finish("x1/s/1")) == [("x2/s/1", "a")]
+    world.take_over()
+    assert assigned(world.finish("x0/s/1")) == [("x3/s/1", "a")]
+
+
+# ── cancelling ────────────────────────────────────────────────────────────────────────
+
+
+def test_the_newest_may_be_cancelled() -> None:
+    world = fleet(NEWEST)
+    assert ask(world, "x1") == [("x1/s/1", "a")]
+    effects = world.trigger("x2", input={"customer": "x"}, reply="q")
+    assert replies(effects) == [("q", "cancelled", "CANCELLED")]
+    error = world.stored.headers["x2"].error
+    assert error is not None
+    assert error.message == '1 run of w with customer = "x" go on already'
+    world.finish("x1/s/1")
+    assert ask(world, "x3") == [("x3/s/1", "a")]
+
+
+def test_what_goes_on_may_be_cancelled_for_the_newest() -> None:
+    world = fleet(IN_PROGRESS)
+    ask(world, "x1")
+    world.start("x1/s/1")
+    effects = world.trigger("x2", input={"customer": "x"})
+    assert replies(effects) == [("x1", "cancelled", "CANCELLED")]
+    assert assigned(effects) == [("x2/s/1", "a")]
+    error = world.stored.headers["x1"].error
+    assert error is not None
+    assert error.message.startswith("run x2 took its place: at most 1 run of w with customer")
+    [(worker, stop)] = told(effects)
+    assert (worker, stop.attempt) == ("a", "x1/s/1")
+
+
+def test_a_bad_expression_is_refused() -> None:
+    world = World()
+    effects = world.join(workflows=[flow(Concurrency("a["))])
+    [(_, refused)] = told(effects)
+    assert refused.reason.startswith("workflow 'w': concurrency[0].key: 'a[' is no JMESPath")

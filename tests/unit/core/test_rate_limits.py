@@ -1,0 +1,184 @@
+"""Rate limits: no window ever has more than the limit, and everybody has a turn."""
+
+from typing import Any
+
+import pytest
+
+from ganger_broker.definitions import RateLimit
+from ganger_broker.messages import Outcome
+from ganger_dispatcher.core.rates import Rate
+
+from .world import World, assigned, one_step, told
+
+API = RateLimit("api", 3, 60)
+
+
+def fleet(limit: RateLimit = API, slots: int = 100, **step: Any) -> World:
+    world = World()
+    flow = one_step(rate_limits={limit.key: 1}, **step)
+    world.join(workflows=[flow], slots=slots, rate_limits=[limit])
+    return world
+
+
+def given(world: World, count: int, **fields: Any) -> int:
+    """How many of so many triggers are placed at once."""
+    before = sum(len(effects) for effects in (world.held_by(),))
+    for number in range(count):
+        world.trigger(f"r{world.now}-{number}", **fields)
+    return len(world.held_by()) - before
+
+
+def test_no_more_than_the_limit_is_given_in_a_window() -> None:
+    world = fleet()
+    assert given(world, 5) == 3
+    assert assigned(world.wait(59, "a")) == []
+    assert len(assigned(world.wait(2, "a"))) == 2
+    assert given(world, 5) == 1
+
+
+def test_what_was_given_counts_until_its_part_has_left_the_window() -> None:
+    rate = Rate(RateLimit("api", 2, 60), {})
+    rate.take(1, 10_500)
+    rate.take(1, 30_000)
+    assert rate.room_at(1, 30_001) == 71_000
+    assert rate.room_at(1, 70_999) == 71_000
+    assert rate.room_at(1, 71_000) == 71_000
+    assert rate.room_at(2, 71_000) == 91_000
+    assert rate.room_at(2, 91_000) == 91_000
+
+
+@pytest.mark.parametrize(("limit", "seconds"), [(7, 1), (30, 60), (1000, 86_400)])
+def test_whatever_comes_when_the_limit_holds(limit: int, seconds: int) -> None:
+    rate = Rate(RateLimit("api", limit, seconds), {})
+    now, given_at = 1_000, []
+    for step in range(3 * limit):
+        units = 1 + step % 3
+        now = rate.room_at(units, now) + step % 7
+        rate.take(units, now)
+        given_at += [now] * units
+    for first, beyond in zip(given_at, given_at[limit:], strict=False):
+        assert beyond - first >= seconds * 1000
+
+
+def test_a_blocked_step_is_explained_by_name() -> None:
+    world = fleet(RateLimit("api", 1, 60))
+    world.trigger("first")
+    world.trigger()
+    step = world.step()
+    assert (step.status, step.waits_for) == ("pending", "rate limit 'api': 1 per 60 s")
+    world.wait(61, "a")
+    step = world.step()
+    assert (step.status, step.waits_for) == ("assigned", None)
+
+
+def test_it_waits_for_its_turn_and_high_priority_goes_first() -> None:
+    world = fleet(RateLimit("api", 1, 10))
+    for run_id, priority in [("first", 1), ("low", 1), ("high", 3), ("second", 1)]:
+        world.trigger(run_id, priority=priority)
+    effects = world.wait(35, "a")
+    assert [attempt for attempt, _ in assigned(effects)] == ["high/s/1", "low/s/1", "second/s/1"]
+
+
+def test_a_step_that_needs_fewer_units_does_not_overtake() -> None:
+    world = World()
+    flows = [
+        one_step("big", rate_limits={"api": 3}),
+        one_step("small", rate_limits={"api": 1}),
+    ]
+    world.join(workflows=flows, slots=9, rate_limits=[API])
+    world.trigger("one", "small")
+    world.trigger("three", "big")
+    assert assigned(world.trigger("late", "small")) == []
+    assert [a for a, _ in assigned(world.wait(61.5, "a"))] == ["three/s/1"]
+
+
+def test_steps_without_the_limit_are_not_held_up() -> None:
+    world = World()
+    flows = [one_step("w", rate_limits={"api": 1}), one_step("free")]
+    world.join(workflows=flows, slots=9, rate_limits=[RateLimit("api", 1, 60)])
+    world.trigger("first")
+    world.trigger("waits")
+    assert assigned(world.trigger("goes", "free")) == [("goes/s/1", "a")]
+
+
+def test_a_step_that_waited_for_a_worker_takes_its_units_when_it_gets_one() -> None:
+    world = fleet(RateLimit("api", 1, 60), slots=1)
+    world.join("b", workflows=[one_step("other")])
+    world.trigger("first")
+    world.trigger("second")
+    world.wait(61, "a", "b")
+    assert world.step("second").waits_for is None  # now it waits for a slot
+    assert assigned(world.finish("first/s/1")) == [("second/s/1", "a")]
+    assert assigned(world.trigger("third")) == []
+    assert world.step("third").waits_for == "rate limit 'api': 1 per 60 s"
+
+
+def test_a_freed_slot_is_not_kept_from_others_by_a_blocked_step() -> None:
+    world = World()
+    flows = [one_step("w", rate_limits={"api": 1}), one_step("free")]
+    world.join(workflows=flows, rate_limits=[RateLimit("api", 1, 60)])
+    world.trigger("busy", "free")
+    world.trigger("one")
+    world.trigger("two")
+    world.trigger("goes", "free")
+    assert assigned(world.finish("busy/s/1")) == [("one/s/1", "a")]
+    assert assigned(world.finish("one/s/1")) == [("goes/s/1", "a")]
+    assert world.step("two").waits_for is not None
+
+
+def test_with_required_labels_and_a_worker_lost_each_attempt_takes_units() -> None:
+    world = World()
+    flow = one_step(rate_limits={"api": 1}, desired_worker_labels={"gpu": 1}, retries=1)
+    limit = RateLimit("api", 2, 60)
+    world.join("a", {"gpu": 1}, workflows=[flow], rate_limits=[limit])
+    world.join("b", {"gpu": 2}, workflows=[flow], rate_limits=[limit])
+    assert assigned(world.trigger()) == [("r/s/1", "a")]
+    world.join("c", {"gpu": 1}, workflows=[flow], rate_limits=[limit])
+    assert assigned(world.leave("a")) == [("r/s/2", "c")]
+    assert assigned(world.finish("r/s/2", "c", Outcome.FAILED)) == []
+    assert world.step().waits_for == "rate limit 'api': 2 per 60 s"
+    assert assigned(world.wait(61, "b", "c")) == [("r/s/3", "c")]
+
+
+def test_its_schedule_time_out_and_a_cancellation_reach_it() -> None:
+    world = fleet(RateLimit("api", 1, 3600), schedule_timeout=10)
+    for run_id in ("first", "late", "cancelled"):
+        world.trigger(run_id, reply=run_id)
+    world.cancel("cancelled")
+    assert world.status("cancelled") == "cancelled"
+    world.wait(11, "a")
+    assert world.step("late").error.reason == "SCHEDULING_TIMED_OUT"  # type: ignore[union-attr]
+    assert world.core.state.limited == {}
+    assert world.stored.pending == {}
+
+
+def test_the_next_leader_goes_on_counting() -> None:
+    world = fleet()
+    assert given(world, 5) == 3
+    world.wait(30, "a")
+    assert assigned(world.take_over())[3:] == []
+    assert len(world.held_by()) == 3
+    assert len(assigned(world.wait(31, "a"))) == 2
+
+
+def test_a_new_limit_counts_at_once_with_what_was_given() -> None:
+    world = fleet()
+    assert given(world, 6) == 3
+    flow = one_step(rate_limits={"api": 1})
+    effects = world.join("b", workflows=[flow], slots=9, rate_limits=[RateLimit("api", 5, 60)])
+    assert len(assigned(effects)) == 2
+    assert len(world.core.state.limited) == 1
+
+
+@pytest.mark.parametrize(
+    ("units", "said"),
+    [
+        ({"none": 1}, "rate_limits: there is no rate limit 'none'; declare it first"),
+        ({"api": 4}, "rate_limits.api: 4 is more than its limit, 3"),
+    ],
+)
+def test_units_that_can_never_be_had_are_refused(units: dict[str, int], said: str) -> None:
+    world = World()
+    effects = world.join(workflows=[one_step(rate_limits=units)], rate_limits=[API])
+    [(_, refused)] = told(effects)
+    assert refused.reason == f"workflow 'w': step 's': {said}"
