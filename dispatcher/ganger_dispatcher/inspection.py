@@ -33,6 +33,7 @@ class StepExplanation(msgspec.Struct):
     workers: list[dict[str, Any]]
     pinned: str | None = None
     patient_until: int | None = None
+    waits_for: str | None = None
     retry_at: int | None = None
     error: RunError | None = None
 
@@ -74,6 +75,7 @@ async def explain_step(store: RedisStore, name: str) -> StepExplanation:
         status=step_run.status.value,
         verdict=verdict(explanation) if pending else None,
         patient_until=patient_until,
+        waits_for=step_run.waits_for or header.queued,
         desired_worker_labels=step_run.desired_worker_labels,
         worker=step_run.worker,
         pinned=header.pinned,

@@ -1,6 +1,6 @@
 """Ganger: a distributed worker runtime that runs every step on the worker best suited to it."""
 
-from ganger_broker.definitions import StickyStrategy
+from ganger_broker.definitions import Concurrency, ConcurrencyStrategy, StickyStrategy
 from ganger_broker.errors import (
     GangerError,
     InvalidInput,
@@ -26,6 +26,8 @@ from .worker import Worker
 from .workflow import from_input
 
 __all__ = [
+    "Concurrency",
+    "ConcurrencyStrategy",
     "Context",
     "Ganger",
     "GangerError",

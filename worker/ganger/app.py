@@ -5,8 +5,8 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
-from ganger_broker.definitions import StickyOnLoss, StickyStrategy
-from ganger_broker.errors import InvalidWorkflow
+from ganger_broker.definitions import Concurrency, RateLimit, StickyOnLoss, StickyStrategy
+from ganger_broker.errors import InvalidInput, InvalidWorkflow
 from ganger_broker.labels import LabelValue
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Transport
@@ -14,6 +14,7 @@ from ganger_broker.transports import open_transport
 
 from .admin import Admin
 from .events import Events
+from .flow_control import make_rate_limit
 from .functions import Task, Workflow
 from .worker import Worker
 from .workflow import (
@@ -45,6 +46,7 @@ class Ganger:
         self.admin = Admin(self)
         self.event = Events(self.admin)
         self._workflows: dict[str, object] = {}
+        self._rate_limits: dict[str, RateLimit] = {}
         _close_at_exit(self)
 
     def workflow(
@@ -57,6 +59,7 @@ class Ganger:
         sticky: StickyStrategy | str | None = None,
         sticky_on_loss: StickyOnLoss | str = StickyOnLoss.WAIT,
         input_validator: type[Any] | None = None,
+        concurrency: Concurrency | Sequence[Concurrency] | None = None,
     ) -> Workflow:
         """Make a class a workflow; its steps are its methods decorated with ``step``.
 
@@ -69,7 +72,8 @@ class Ganger:
         all the same. ``sticky_on_loss``: with HARD and that worker lost, ``"wait"`` for it until
         the schedule time-out, or ``"repin"`` to another eligible one. ``input_validator``: a
         pydantic model; a trigger whose input does not fit is refused before anything runs, and
-        ``context.workflow_input()`` is an object of it.
+        ``context.workflow_input()`` is an object of it. ``concurrency``: how many of its runs go
+        on at once, of all or for each value of a key of the input.
 
         Raises:
             InvalidWorkflow: something about it is wrong; the text names it.
@@ -82,6 +86,7 @@ class Ganger:
             "sticky": sticky,
             "sticky_on_loss": sticky_on_loss,
             "input_validator": input_validator,
+            "concurrency": concurrency,
         }
         return Workflow(self, name, options)
 
@@ -92,12 +97,14 @@ class Ganger:
         on_events: Sequence[str] = (),
         version: str = "",
         input_validator: type[Any] | None = None,
+        concurrency: Concurrency | Sequence[Concurrency] | None = None,
         **options: Any,
     ) -> Callable[[Callable[..., Any]], Task]:
         """Make a function of (input, context) a workflow of one step, with ``run`` and others.
 
-        ``name``: by default the function's, in lower case. ``on_events``, ``version`` and
-        ``input_validator`` are those of ``workflow``, the other options those of ``step``.
+        ``name``: by default the function's, in lower case. ``on_events``, ``version``,
+        ``input_validator`` and ``concurrency`` are those of ``workflow``, the other options
+        those of ``step``.
 
         Raises:
             InvalidWorkflow: something about it is wrong; the text names it.
@@ -114,9 +121,11 @@ class Ganger:
                 "sticky": None,
                 "sticky_on_loss": StickyOnLoss.WAIT,
                 "input_validator": input_validator,
+                "concurrency": concurrency,
             }
             task = Task(self, given, workflow)
             task.task(given, **options)(function)
+            task.made()  # what is wrong is said here
             return task
 
         return decorate
@@ -141,6 +150,8 @@ class Ganger:
         - ``desired_worker_labels``: what it desires of its worker's labels.
         - ``sets_labels``: labels that its worker has once it runs, such as ``{"model":
           from_input("model")}``. From its assignment on, preferences of other steps count them.
+        - ``rate_limits``: units that each attempt takes of limits declared with ``rate_limit``,
+          such as ``{"openai": 1}``.
 
         Raises:
             InvalidWorkflow: something about it is wrong; the text names it.
@@ -158,6 +169,24 @@ class Ganger:
         for a run that is cancelled. Options and errors are those of ``step``.
         """
         return declare_step(name, on_failure=True, **options)
+
+    def rate_limit(self, key: str, limit: int, per: Duration = "minute") -> None:
+        """Declare a rate limit: steps take at most ``limit`` units of it in any ``per``.
+
+        ``per``: ``"second"``, ``"minute"``, ``"hour"``, ``"day"`` or a duration from a second to
+        a day. It holds for all workers together; the newest worker's word on it counts.
+
+        Raises:
+            InvalidInput: key, limit or per are wrong, or there is one of that key.
+        """
+        if key in self._rate_limits:
+            raise InvalidInput(f"rate limit {key!r} is declared already")
+        self._rate_limits[key] = make_rate_limit(key, limit, per)
+
+    @property
+    def rate_limits(self) -> dict[str, RateLimit]:
+        """The rate limits declared on this app, by key."""
+        return dict(self._rate_limits)
 
     def worker(
         self,

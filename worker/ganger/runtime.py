@@ -10,7 +10,7 @@ from uuid import uuid4
 import structlog
 
 from ganger_broker.codec import decode_to_worker, encode
-from ganger_broker.definitions import WorkflowDefinition
+from ganger_broker.definitions import RateLimit, WorkflowDefinition
 from ganger_broker.errors import GangerError, InvalidMessage, InvalidWorkflow, TransportClosed
 from ganger_broker.labels import LabelValue
 from ganger_broker.messages import (
@@ -62,6 +62,7 @@ class WorkerRuntime:
         labels: LiveLabels,
         workflows: Sequence[WorkflowDefinition],
         steps: Mapping[str, BoundStep],
+        rate_limits: Sequence[RateLimit] = (),
         admin: AsyncAdmin | None = None,
     ) -> None:
         self.incarnation = uuid4().hex
@@ -71,6 +72,7 @@ class WorkerRuntime:
         self._slots = slots
         self._labels = labels
         self._workflows = list(workflows)
+        self._rate_limits = list(rate_limits)
         self._settings = settings
         self._transport = transport
         self._topology = settings.topology()
@@ -162,6 +164,7 @@ class WorkerRuntime:
             labels=labels,
             label_seq=label_seq,
             workflows=self._workflows,
+            rate_limits=self._rate_limits,
             attempts=self._runner.held,
             draining=self._draining,
             host=socket.gethostname(),

@@ -15,6 +15,7 @@ from ganger_broker.labels import LabelValue
 
 from .background import BackgroundLoop, loops_at_work
 from .embedded import ensure_dispatcher
+from .flow_control import limits_of
 from .functions import Workflow
 from .importing import check_not_importing
 from .live_labels import LiveLabels
@@ -147,6 +148,7 @@ class Worker:
             )
         if self._runtime is not None:
             raise InvalidInput(f"worker {self.id!r} is running already")
+        limits = limits_of(self._workflows, self._app.rate_limits)
         self._loop = asyncio.get_running_loop()
         runtime = self._runtime = WorkerRuntime(
             settings,
@@ -157,6 +159,7 @@ class Worker:
             labels=self._labels,
             workflows=self._workflows,
             steps=self._steps,
+            rate_limits=limits,
             admin=self._app.admin.aio,
         )
         loops_at_work.add(self._loop)

@@ -9,6 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypedDict, TypeVar, get_type_hints
 
 from ganger_broker.definitions import (
+    Concurrency,
     FromInput,
     StepDefinition,
     StickyOnLoss,
@@ -21,6 +22,8 @@ from ganger_broker.errors import InvalidInput, InvalidWorkflow
 from ganger_broker.expressions import check_expression, check_sets_labels
 from ganger_broker.fields import MAX_RETRIES, MAX_SECONDS, MAX_STEPS, MAX_VERSION, NAME_PATTERN
 from ganger_broker.labels import LabelValue, conditions_to_desired, parse_desired
+
+from .flow_control import checked_concurrency, checked_units
 
 __all__ = [
     "BoundStep",
@@ -67,6 +70,7 @@ class _Step:
     jitter: float
     desired: dict[str, Any]
     sets_labels: dict[str, LabelValue | FromInput]
+    rate_limits: dict[str, int]
 
 
 class StepOptions(TypedDict, total=False):
@@ -80,6 +84,7 @@ class StepOptions(TypedDict, total=False):
     schedule_timeout: Duration | None
     desired_worker_labels: Mapping[str, Any] | None
     sets_labels: Mapping[str, LabelValue | FromInput] | None
+    rate_limits: Mapping[str, int] | None
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ def declare_step(
     schedule_timeout: Duration | None = None,
     desired_worker_labels: Mapping[str, Any] | None = None,
     sets_labels: Mapping[str, LabelValue | FromInput] | None = None,
+    rate_limits: Mapping[str, int] | None = None,
     parents: Iterable[str | Callable[..., Any]] = (),
     on_failure: bool = False,
     takes: tuple[str, str] = ("self", "context"),
@@ -147,6 +153,7 @@ def declare_step(
             _number(jitter, f"{place}: jitter", 0, 1),
             written(desired_worker_labels, f"{place}: desired_worker_labels"),
             _sets_labels(sets_labels, f"{place}: sets_labels"),
+            checked_units(rate_limits, f"{place}: rate_limits"),
         )
         setattr(function, _STEP, step)
         return function
@@ -163,6 +170,7 @@ def declare_workflow(
     sticky: StickyStrategy | str | None,
     sticky_on_loss: StickyOnLoss | str,
     input_validator: type[Any] | None = None,
+    concurrency: Concurrency | Sequence[Concurrency] | None = None,
 ) -> Callable[[C], C]:
     """The decorator that makes a class a workflow; see ``Ganger.workflow``."""
     check_parentheses(name, "workflow")
@@ -188,6 +196,7 @@ def declare_workflow(
             None if sticky is None else _choice(StickyStrategy, sticky, f"{place}: sticky"),
             _choice(StickyOnLoss, sticky_on_loss, f"{place}: sticky_on_loss"),
             _schema_of(input_validator, place),
+            checked_concurrency(concurrency, f"{place}: concurrency"),
         )
         methods = {step.name: method for method, step in steps}
         setattr(cls, _WORKFLOW, Declaration(definition, methods, input_validator))
@@ -375,6 +384,7 @@ def _definition(step: _Step, schedule_timeout: float) -> StepDefinition:
         step.jitter,
         step.desired,
         step.sets_labels,
+        step.rate_limits,
     )
 
 

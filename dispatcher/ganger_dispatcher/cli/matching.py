@@ -98,6 +98,8 @@ def _explain_text(found: StepExplanation) -> str:
         text += f"\n{error_text(found.error)}"
     if found.retry_at is not None:
         text += f"\nit will be tried again at {time_text(found.retry_at)}"
+    if found.waits_for is not None:
+        return f"{text}\nnot now, it waits for its turn: {found.waits_for}"
     if found.verdict is None:
         return text
     if found.pinned is not None:

@@ -51,7 +51,8 @@ def runs(
     ids = (run_id for run_id, *_ in found)
     table = id_table("run", "status", "steps", "created", ids=ids, title="Runs")
     for run_id, header, steps in found:
-        lines = [_step_text(name, step) for name, step in steps.items()]
+        lines = [f"queued: {header.queued}"] if header.queued else []
+        lines += [_step_text(name, step) for name, step in steps.items()]
         if header.error is not None:
             lines.append(error_text(header.error))
         add_row(

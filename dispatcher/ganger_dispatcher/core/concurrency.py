@@ -26,7 +26,7 @@ def enter(state: State, run: Run) -> None:
     groups = groups_of(state, run)
     for group_id, group, rule in groups:
         if rule.strategy is ConcurrencyStrategy.CANCEL_NEWEST and _is_full(group, rule):
-            text = f"{_text(group_id, rule)} go on already"
+            text = f"concurrency: {_text(group_id, rule)}"
             cancel_run(state, run, RunError(FailureReason.CANCELLED, text))
             return
     full = _full(state, run)
@@ -89,7 +89,7 @@ def _go_on(state: State, run: Run) -> None:
     for group_id, group, rule in groups_of(state, run):
         while rule.strategy is ConcurrencyStrategy.CANCEL_IN_PROGRESS and _is_full(group, rule):
             oldest = state.runs[next(iter(group.running))]
-            text = f"run {run.id} took its place: at most {_text(group_id, rule)} go on"
+            text = f"run {run.id} took its place; concurrency: {_text(group_id, rule)}"
             cancel_run(state, oldest, RunError(FailureReason.CANCELLED, text))
         group.running[run.id] = None
     start_ready(state, run)
@@ -107,7 +107,7 @@ def _full(state: State, run: Run) -> str | None:
     """What a run would have to wait for, in words."""
     for group_id, group, rule in groups_of(state, run):
         if rule.strategy is ConcurrencyStrategy.QUEUE and _is_full(group, rule):
-            return f"concurrency: {_text(group_id, rule)} go on at once"
+            return f"concurrency: {_text(group_id, rule)}"
     return None
 
 
@@ -118,4 +118,4 @@ def _is_full(group: Group, rule: Concurrency) -> bool:
 def _text(group_id: GroupId, rule: Concurrency) -> str:
     workflow, _, value = group_id
     of = "" if rule.key is None else f" with {rule.key} = {value}"
-    return f"{rule.limit} run{'s' if rule.limit > 1 else ''} of {workflow}{of}"
+    return f"at most {rule.limit} run{'s' if rule.limit > 1 else ''} of {workflow}{of} at once"

@@ -51,7 +51,7 @@ def test_one_that_waits_is_explained_by_name() -> None:
     world = fleet(QUEUE)
     ask(world, "x1")
     ask(world, "x2")
-    text = 'concurrency: 1 run of w with customer = "x" go on at once'
+    text = 'concurrency: at most 1 run of w with customer = "x" at once'
     assert world.stored.headers["x2"].queued == text
     assert world.step("x2").status == "waiting"
     world.finish("x1/s/1")
@@ -162,7 +162,7 @@ def test_the_newest_may_be_cancelled() -> None:
     assert replies(effects) == [("q", "cancelled", "CANCELLED")]
     error = world.stored.headers["x2"].error
     assert error is not None
-    assert error.message == '1 run of w with customer = "x" go on already'
+    assert error.message == 'concurrency: at most 1 run of w with customer = "x" at once'
     world.finish("x1/s/1")
     assert ask(world, "x3") == [("x3/s/1", "a")]
 
@@ -176,7 +176,9 @@ def test_what_goes_on_may_be_cancelled_for_the_newest() -> None:
     assert assigned(effects) == [("x2/s/1", "a")]
     error = world.stored.headers["x1"].error
     assert error is not None
-    assert error.message.startswith("run x2 took its place: at most 1 run of w with customer")
+    assert error.message.startswith(
+        "run x2 took its place; concurrency: at most 1 run of w with customer"
+    )
     [(worker, stop)] = told(effects)
     assert (worker, stop.attempt) == ("a", "x1/s/1")
 

@@ -43,9 +43,20 @@ async def _tell_all(dispatcher: _Observed, after: str) -> None:
                 after = entry_id
                 if entry["kind"] == "pending":
                     await _tell(dispatcher, entry["step_run"], told)
+                _tell_limited(entry, told)
         except GangerError as exc:
             _log.debug("feed not read", error=str(exc))
         await asyncio.sleep(_LOOK_EVERY)
+
+
+def _tell_limited(entry: dict[str, str], told: set[str]) -> None:
+    match entry:
+        case {"kind": "limited", "key": key, "step_run": step_run} if f"limit {key}" not in told:
+            told.add(f"limit {key}")
+            _log.info(f"step waits for rate limit {key!r}", step_run=step_run)
+        case {"kind": "queued", "run": run, "reason": reason} if reason not in told:
+            told.add(reason)
+            _log.info(f"run waits for its turn, {reason}", run=run)
 
 
 async def _tell(dispatcher: Embedded, step_run: str, told: set[str]) -> None:
