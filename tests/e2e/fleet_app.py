@@ -4,9 +4,10 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from ganger import Context, Ganger, WorkerLabelComparator
+from ganger import Concurrency, Context, Ganger, WorkerLabelComparator
 
 app = Ganger()
+app.rate_limit("quota", 3, per="day")
 
 
 @app.workflow(on_events=["place:*"])
@@ -87,3 +88,12 @@ class Split:
             Long, [{"until": given["until"]}] * given["parts"], desired_worker_labels=wish
         )
         return [(await child.result())["long"]["worker"] for child in children]
+
+
+@app.workflow(concurrency=Concurrency("customer"))
+class Limited(Long):
+    """One run for each customer at a time, and three a day."""
+
+    @app.step(timeout="5m", desired_worker_labels={"role": "gpu"}, rate_limits={"quota": 1})
+    async def long(self, context: Context) -> dict[str, Any]:
+        return await Long.long(self, context)

@@ -108,3 +108,41 @@ async def test_a_step_whose_process_is_held_up_is_timed_out_by_the_dispatcher(
     assert result["status"] == "failed"
     assert result["error"]["reason"] == "TIMED_OUT"
     assert "did not end it within its timeout" in result["error"]["message"]
+
+
+async def test_limits_hold_across_a_lost_leader_and_a_lost_worker(
+    fleet: Fleet, broker_url: str, prefix: str, tmp_path: Path
+) -> None:
+    fleet.environment |= {"GANGER_WORKER_TIMEOUT": "2s", "GANGER_HEARTBEAT_INTERVAL": "250ms"}
+    fleet.environment |= {"GANGER_LEASE": "1s"}
+    leader = await fleet.dispatcher("leader")
+    standby = await fleet.dispatcher("standby", until="standing_by")
+    await fleet.worker("lost", {"role": "gpu"})
+    await fleet.worker("other", {"role": "cpu"})
+    with publisher(broker_url, prefix) as program:
+        for run, until in (("first", "/never"), ("second", str(tmp_path))):
+            given = {"customer": "x", "until": until}
+            program.trigger("limited", run, run_id=run, input=given)
+        await until_busy(fleet, "first")
+        leader.signal(signal.SIGKILL)
+        await standby.says("leading")
+        turn = 'concurrency: at most 1 run of limited with customer = "x" at once'
+        assert await waits_for(fleet, "second/long") == ("waiting", turn)
+        fleet.processes["lost"].signal(signal.SIGKILL)
+        await fleet.worker("heir", {"role": "gpu"})
+        results = [program.result() for _ in range(2)]
+        assert [run for run, _ in results] == ["first", "second"]
+        ran_on = [name_of(result["output"]["long"]["worker"]) for _, result in results]
+        assert ran_on == ["heir", "heir"]
+        # two attempts of the first run, one of the second: that was today's quota
+        program.trigger("limited", "third", run_id="third", input={"customer": "y"})
+        program.trigger("where", "after")
+        assert program.result()[0] == "after"
+        quota = "rate limit 'quota': 3 per 86400 s"
+        assert await waits_for(fleet, "third/long") == ("pending", quota)
+
+
+async def waits_for(fleet: Fleet, step_run: str) -> tuple[str, str]:
+    """The status of a step run, and what holds it up."""
+    found = await ganger_json("explain", step_run, **fleet.environment)
+    return found["status"], found["waits_for"]
