@@ -12,6 +12,7 @@ Prints:
 import asyncio
 import os
 import threading
+from contextlib import suppress
 from typing import Any
 
 from ganger import Context, Ganger, RunCancelled
@@ -53,12 +54,10 @@ async def main() -> None:
     async with worker:
         runs = {name: await task.aio_run_no_wait({}) for name, task in tasks.items()}
         await asyncio.to_thread(began.wait)
-        for name, run in runs.items():
+        for run in runs.values():
             await app.admin.aio.cancel(run.run_id, "not needed any more")
-            try:
+            with suppress(RunCancelled):
                 await run.result(30)
-            except RunCancelled:
-                pass
         await asyncio.to_thread(ended.wait)  # a result does not wait for a step that tidies up
         for name, run in runs.items():
             print(f"{name}: {told[run.workflow]}")
