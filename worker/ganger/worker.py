@@ -158,6 +158,7 @@ class Worker:
             workflows=self._workflows,
             steps=self._steps,
             admin=self._app.admin.aio,
+            clock=self._app.clock,
         )
         loops_at_work.add(self._loop)
         try:

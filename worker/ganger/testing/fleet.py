@@ -1,0 +1,443 @@
+"""``Fleet``: workers as a test declares them, a dispatcher, and a clock that the test moves."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import uuid4
+
+from ganger.app import Ganger
+from ganger.background import BackgroundLoop
+from ganger.client import WorkflowRunRef
+from ganger.embedded import adopt, load_part, release
+from ganger.runtime import WorkerRuntime
+from ganger.worker import Worker
+from ganger.workflow import Duration, workflow_name_of
+from ganger_broker.durations import parse_duration
+from ganger_broker.errors import GangerError, InvalidInput
+from ganger_broker.labels import LabelValue
+from ganger_broker.memory import MemoryBroker
+from ganger_broker.settings import Settings
+from ganger_broker.transports import drop_memory_broker, put_memory_broker
+
+from .runs import NotEnded, Run
+from .stubs import Stub, on_virtual_time
+from .virtual_time import ThreadTooSlow, VirtualLoop
+
+__all__ = ["Fleet"]
+
+T = TypeVar("T")
+
+STARTS_AT = datetime(2030, 1, 1, tzinfo=UTC)
+THREAD_PATIENCE = 10.0
+"""Real seconds that a plain function may take until the test fails."""
+_SECOND = 1_000_000  # µs
+_CLOSING = 10 * _SECOND
+"""Virtual time that cancelled steps have to clean up when the fleet is closed."""
+
+
+class Fleet:
+    """A fleet in this process, with the real dispatcher, matcher and workers.
+
+    It has an event loop and a thread of its own, so a test calls it without ``await``,
+    whether it is a plain function or async. Its time moves by ``advance`` and ``run`` only:
+    between two calls all has happened that takes no time, and nothing else.
+
+    ``starts_at``: the date it begins with. ``thread_patience``: how many real seconds a step
+    that is a plain function may take. ``settings`` are those of ``Ganger`` by name, such as
+    ``worker_timeout="30s"``.
+
+    Raises:
+        MissingExtra: ``ganger[embedded]`` is not installed.
+        InvalidSetting: one of the settings is bad.
+    """
+
+    def __init__(
+        self,
+        *,
+        starts_at: datetime = STARTS_AT,
+        thread_patience: float = THREAD_PATIENCE,
+        **settings: Any,
+    ) -> None:
+        make = load_part("ganger.testing", "ganger.testing")
+        url = f"memory://testing-{uuid4().hex}"
+        # nobody competes for the lease: to renew it is work for nothing
+        given = {"lease": "1h", **settings, "broker_url": url, "redis_url": url}
+        self._settings = Settings.load(**given)
+        self._epoch = round(starts_at.timestamp() * 1000)
+        self._workers: dict[str, Worker] = {}
+        self._known: set[str] = set()  # actions of all workers there ever were
+        self._stubs: dict[str, Stub] = {}
+        self._borrowed: dict[Ganger, tuple[Settings, Callable[[], int]]] = {}
+        self._counts: dict[str, int] = {}
+        self._busy = threading.Lock()
+        self._closed = False
+        self._patience = thread_patience
+        self._loop = VirtualLoop(self._computing, thread_patience)
+        self._pool = ThreadPoolExecutor(thread_name_prefix="ganger-fleet")
+        self._loop.set_default_executor(self._pool)
+        self._background = BackgroundLoop("ganger-fleet", self._loop)
+        put_memory_broker(url, MemoryBroker(self._loop.time))
+        self._dispatcher = make(self._settings, self._now_ms)
+        adopt(self._settings, self._dispatcher)
+        self._app = Ganger(self._settings)
+        try:
+            self._call(self._dispatcher.start())
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all that runs, and give the apps back their settings."""
+        if self._closed:
+            return
+        try:
+            self._call(self._end_all())
+        finally:
+            self._closed = True
+            for app, (settings, clock) in self._borrowed.items():
+                app.close()
+                app.settings, app.clock = settings, clock
+            release(self._settings)
+            drop_memory_broker(self._settings.broker_url)
+            self._background.halt()  # a step that did not let itself be cancelled ends with it
+            self._pool.shutdown(wait=False)
+
+    # ── time ──────────────────────────────────────────────────────────────────────────
+
+    @property
+    def now(self) -> float:
+        """Seconds of its own time since it was made."""
+        return self._loop.time()
+
+    def advance(self, duration: Duration) -> None:
+        """Let so much time pass: ``"30s"``, ``"5m"``, or seconds. All that is due happens.
+
+        Raises:
+            InvalidInput: it is no duration, or would go back.
+            GangerError: a step in a thread does not end.
+        """
+        seconds = parse_duration(duration, "advance")
+        self._call(self._pass(self._loop.now + round(seconds * _SECOND)))
+
+    # ── workers ───────────────────────────────────────────────────────────────────────
+
+    def worker(
+        self,
+        name: str,
+        app: Ganger,
+        *,
+        labels: Mapping[str, LabelValue] | None = None,
+        slots: int = 10,
+        workflows: Iterable[object] | None = None,
+    ) -> Worker:
+        """Start a worker whose id is its name, and return it.
+
+        ``workflows``: what it registers, by default all of the app. Until the fleet is closed
+        the app's own triggers, events and children go to this fleet.
+
+        Raises:
+            InvalidInput: there is a worker of this name, or one of these is wrong.
+            InvalidWorkflow: there is no workflow, or another one of the same version.
+        """
+        if name in self._live():
+            raise InvalidInput(f"worker: there is a worker {name!r} already; kill or stop it first")
+        self._borrow(app)
+        worker = app.worker(name, labels=labels, slots=slots, worker_id=name)
+        for workflow in app.workflows.values() if workflows is None else workflows:
+            worker.register_workflow(workflow)
+        for action, step in worker._steps.items():
+            worker._steps[action] = on_virtual_time(step, self._loop)
+        for action in self._stubs.keys() & worker._steps.keys():
+            worker._steps[action] = self._stubs[action].in_place_of(worker._steps[action])
+        self._call(self._join(worker))
+        self._known |= worker._steps.keys()
+        return worker
+
+    def kill(self, name: str) -> None:
+        """Lose a worker: it ends at once and says nothing, as when its machine is gone.
+
+        The others get its steps when it has been silent for ``worker_timeout`` (10 s). A
+        worker of the same name may be started again.
+
+        Raises:
+            InvalidInput: there is no such worker.
+        """
+        self._call(self._end(self._the(name)))
+
+    def stop(self, name: str) -> None:
+        """Tell a worker to drain and leave, as SIGTERM does; its steps go on until they end.
+
+        Raises:
+            InvalidInput: there is no such worker.
+        """
+        self._the(name).stop()
+        self._call(self._settle())
+
+    # ── runs ──────────────────────────────────────────────────────────────────────────
+
+    def stub(
+        self,
+        step: str,
+        *,
+        returns: Any = None,
+        raises: BaseException | None = None,
+        does: Callable[[Any], Any] | None = None,
+        lasts: Duration | None = None,
+    ) -> None:
+        """Put something in the place of a step's code, on every worker, from now on.
+
+        ``step``: ``"<workflow>:<step>"``. Its attempts take ``lasts`` of the fleet's time,
+        then they raise, or return what ``does(context)`` does (plain or async), or
+        ``returns``. It is matched, timed out and tried again like the real one.
+
+        Raises:
+            InvalidInput: no worker has such a step, or one of these is wrong.
+        """
+        if sum(given is not None for given in (returns, raises, does)) > 1:
+            raise InvalidInput("stub: give one of returns, raises and does")
+        seconds = 0.0 if lasts is None else parse_duration(lasts, "stub: lasts")
+        stub = self._stubs[step] = Stub(seconds, does, raises, returns)
+        if self._known:
+            self._check_stubs()
+        for worker in self._live().values():
+            if step in worker._steps:
+                worker._steps[step] = stub.in_place_of(worker._steps[step])
+
+    def start(
+        self,
+        workflow: str | object,
+        input: Mapping[str, Any] | None = None,
+        *,
+        run_id: str | None = None,
+        **fields: Any,
+    ) -> Run:
+        """Trigger a run, and do what takes no time.
+
+        ``workflow``: its name, or its class. ``run_id``: by default the workflow's name and a
+        number. ``fields`` are ``metadata``, ``priority`` and ``desired_worker_labels``, as
+        for ``app.admin.run_workflow``.
+
+        Raises:
+            InvalidInput: no worker has had such a workflow, or one of these is wrong.
+        """
+        return self._start(workflow, input, run_id, fields)[0]
+
+    def run(
+        self,
+        workflow: str | object,
+        input: Mapping[str, Any] | None = None,
+        *,
+        within: Duration = "1h",
+        run_id: str | None = None,
+        **fields: Any,
+    ) -> Run:
+        """``start``, and let time pass until the run has ended, well or not.
+
+        No more of it than is needed, and at most ``within``.
+
+        Raises:
+            NotEnded: it has not ended by then, or cannot, because no worker there is can
+                take a step and nothing else is under way. The text explains.
+            InvalidInput: as for ``start``.
+        """
+        most = parse_duration(within, "within")
+        run, ref = self._start(workflow, input, run_id, fields)
+        why = self._call(self._finish(run, ref, self._loop.now + round(most * _SECOND)))
+        if why is not None:
+            raise NotEnded(f"run {run.id} {why}\n{run.explain()}")
+        return run
+
+    def runs(self, workflow: str | object | None = None) -> list[Run]:
+        """All runs, oldest first, those of events and children too; or those of a workflow."""
+        name = None if workflow is None else workflow_name_of(workflow)
+        found = self._call(self._look(self._dispatcher.runs()))
+        return [Run(self, run_id, of) for run_id, of in found if name in (None, of)]
+
+    def _start(
+        self,
+        workflow: str | object,
+        input: Mapping[str, Any] | None,
+        run_id: str | None,
+        fields: Mapping[str, Any],
+    ) -> tuple[Run, WorkflowRunRef]:
+        name = workflow_name_of(workflow)
+        known = sorted({action.partition(":")[0] for action in self._known})
+        if name not in known:
+            there = f"there are {', '.join(known)}" if known else "start one first"
+            raise InvalidInput(f"workflow: no worker has a workflow {name!r}; {there}")
+        self._check_stubs()
+        number = self._counts[name] = self._counts.get(name, 0) + 1
+        run_id = f"{name}-{number}" if run_id is None else run_id
+        ref = self._call(self._trigger(name, input, run_id, fields))
+        return Run(self, run_id, name), ref
+
+    # ── on the loop ───────────────────────────────────────────────────────────────────
+
+    async def _settle(self) -> int | None:
+        return await self._loop.settled()
+
+    async def _pass(self, until: int) -> None:
+        """Fire timers, moment by moment."""
+        while (due := await self._settle()) is not None and due <= until:
+            self._loop.forward(due)
+        self._loop.forward(until)
+        await self._settle()
+
+    async def _join(self, worker: Worker) -> None:
+        await worker.__aenter__()
+        self._workers[worker.id] = worker
+        await self._settle()
+        if worker._task is not None and worker._task.done():
+            worker._task.result()  # raises why it was refused
+
+    async def _end(self, worker: Worker) -> None:
+        if worker._task is not None:
+            worker._task.cancel()
+            await asyncio.wait([worker._task])
+        await self._settle()
+
+    async def _trigger(
+        self, name: str, input: Any, run_id: str, fields: Mapping[str, Any]
+    ) -> WorkflowRunRef:
+        ref = await self._app.admin.aio.run_workflow(name, input, run_id=run_id, **fields)
+        await self._settle()
+        return ref
+
+    async def _finish(self, run: Run, ref: WorkflowRunRef, until: int) -> str | None:
+        """Let time pass until it has ended; why it has not."""
+        while True:
+            due = await self._settle()
+            if ref.done:
+                return None
+            if await self._is_stuck(run.id):
+                return "cannot end: no worker can take what is left of it"
+            if due is None or due > until:
+                return f"has not ended at {until / _SECOND:g} s"
+            self._loop.forward(due)
+
+    async def _is_stuck(self, run_id: str) -> bool:
+        """Whether nothing is under way, and no worker meets what its steps require."""
+        if any(runtime.runner.held for runtime in self._runtimes()):
+            return False  # and might change its worker's labels
+        found = await self._dispatcher.run(run_id)
+        if found is None:
+            return False
+        left = {name: step["status"] for name, step in found["steps"].items()}
+        if any(status in ("backoff", "assigned", "running") for status in left.values()):
+            return False
+        pending = [f"{run_id}/{name}" for name, status in left.items() if status == "pending"]
+        said = [await self._dispatcher.explain(step_run) for step_run in pending]
+        return bool(said) and all(each["verdict"] == "never with this fleet" for each in said)
+
+    async def _look(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            await self._settle()
+        except BaseException:
+            work.close()
+            raise
+        return await work
+
+    async def _end_all(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        until = self._loop.now + _CLOSING
+        with contextlib.suppress(ThreadTooSlow):
+            while not all(task.done() for task in others):
+                due = await self._settle()
+                if due is None or due > until:
+                    break
+                self._loop.forward(due)
+
+    # ── for runs ──────────────────────────────────────────────────────────────────────
+
+    def _read(self, run_id: str) -> dict[str, Any]:
+        found: dict[str, Any] | None = self._call(self._look(self._dispatcher.run(run_id)))
+        if found is None:
+            raise InvalidInput(f"there is no run {run_id!r} any more: its retention is over")
+        return found
+
+    def _explain(self, step_run: str) -> str:
+        text: str = self._call(self._look(self._dispatcher.explain_text(step_run)))
+        return text
+
+    def _cancel(self, run_id: str, reason: str) -> None:
+        async def cancel() -> None:
+            await self._app.admin.aio.cancel(run_id, reason)
+            await self._settle()
+
+        self._call(cancel())
+
+    # ── inside ────────────────────────────────────────────────────────────────────────
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run it on the loop, and wait for it."""
+        try:
+            if self._closed:
+                raise GangerError("the fleet is closed")
+            if not self._busy.acquire(blocking=False):
+                raise GangerError("the fleet is for the test: a step must not call it")
+        except GangerError:
+            work.close()
+            raise
+        try:
+            return self._background.call(work)
+        except ThreadTooSlow:
+            raise GangerError(
+                f"a step that is a plain function has run for {self._patience:g} s of real time, "
+                "and the fleet's time stands still meanwhile. Put a stub in its place; or where "
+                "it waits, have it wait with context.wait_cancelled(seconds), whose seconds "
+                "are the fleet's"
+            ) from None
+        finally:
+            self._busy.release()
+
+    def _now_ms(self) -> int:
+        return self._epoch + self._loop.now // 1000
+
+    def _live(self) -> dict[str, Worker]:
+        """Those that have not ended, those that drain too."""
+        return {id: worker for id, worker in self._workers.items() if worker._runtime}
+
+    def _runtimes(self) -> list[WorkerRuntime]:
+        workers = list(self._workers.values())
+        return [runtime for worker in workers if (runtime := worker._runtime) is not None]
+
+    def _computing(self) -> int:
+        return sum(runtime.runner.computing for runtime in self._runtimes())
+
+    def _borrow(self, app: Ganger) -> None:
+        if app not in self._borrowed:
+            if app.settings.broker_url != self._settings.broker_url:
+                app.close()  # connections to elsewhere
+            self._borrowed[app] = (app.settings, app.clock)
+            app.settings, app.clock = self._settings, self._now_ms
+
+    def _the(self, name: str) -> Worker:
+        live = self._live()
+        if name not in live:
+            known = ", ".join(live) or "none"
+            raise InvalidInput(f"there is no worker {name!r}; there are {known}")
+        return live[name]
+
+    def _check_stubs(self) -> None:
+        for step in self._stubs.keys() - self._known:
+            del self._stubs[step]
+            known = ", ".join(sorted(self._known))
+            raise InvalidInput(f"stub: no worker has a step {step!r}; there are {known}")
