@@ -1,43 +1,30 @@
 """``Fleet``: workers as a test declares them, a dispatcher, and a clock that the test moves."""
 
 import asyncio
-import contextlib
-import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
-from uuid import uuid4
+from typing import Any, Self
 
 from ganger.app import Ganger
-from ganger.background import BackgroundLoop
 from ganger.client import WorkflowRunRef
-from ganger.embedded import adopt, load_part, release
 from ganger.runtime import WorkerRuntime
 from ganger.worker import Worker
 from ganger.workflow import Duration, workflow_name_of
 from ganger_broker.durations import parse_duration
-from ganger_broker.errors import GangerError, InvalidInput
+from ganger_broker.errors import InvalidInput
 from ganger_broker.labels import LabelValue
-from ganger_broker.memory import MemoryBroker
 from ganger_broker.settings import Settings
-from ganger_broker.transports import drop_memory_broker, put_memory_broker
 
 from .runs import NotEnded, Run
+from .stage import SECOND, Stage
 from .stubs import Stub, on_virtual_time
-from .virtual_time import ThreadTooSlow, VirtualLoop
 
 __all__ = ["Fleet"]
-
-T = TypeVar("T")
 
 STARTS_AT = datetime(2030, 1, 1, tzinfo=UTC)
 THREAD_PATIENCE = 10.0
 """Real seconds that a plain function may take until the test fails."""
-_SECOND = 1_000_000  # µs
-_CLOSING = 10 * _SECOND
-"""Virtual time that cancelled steps have to clean up when the fleet is closed."""
 
 
 class Fleet:
@@ -63,33 +50,13 @@ class Fleet:
         thread_patience: float = THREAD_PATIENCE,
         **settings: Any,
     ) -> None:
-        make = load_part("ganger.testing", "ganger.testing")
-        url = f"memory://testing-{uuid4().hex}"
-        # nobody competes for the lease: to renew it is work for nothing
-        given = {"lease": "1h", **settings, "broker_url": url, "redis_url": url}
-        self._settings = Settings.load(**given)
-        self._epoch = round(starts_at.timestamp() * 1000)
         self._workers: dict[str, Worker] = {}
         self._known: set[str] = set()  # actions of all workers there ever were
         self._stubs: dict[str, Stub] = {}
         self._borrowed: dict[Ganger, tuple[Settings, Callable[[], int]]] = {}
         self._counts: dict[str, int] = {}
-        self._busy = threading.Lock()
-        self._closed = False
-        self._patience = thread_patience
-        self._loop = VirtualLoop(self._computing, thread_patience)
-        self._pool = ThreadPoolExecutor(thread_name_prefix="ganger-fleet")
-        self._loop.set_default_executor(self._pool)
-        self._background = BackgroundLoop("ganger-fleet", self._loop)
-        put_memory_broker(url, MemoryBroker(self._loop.time))
-        self._dispatcher = make(self._settings, self._now_ms)
-        adopt(self._settings, self._dispatcher)
-        self._app = Ganger(self._settings)
-        try:
-            self._call(self._dispatcher.start())
-        except BaseException:
-            self.close()
-            raise
+        self._stage = Stage(settings, starts_at, thread_patience, self._computing)
+        self._app = Ganger(self._stage.settings)
 
     def __enter__(self) -> Self:
         return self
@@ -104,26 +71,20 @@ class Fleet:
 
     def close(self) -> None:
         """End all that runs, and give the apps back their settings."""
-        if self._closed:
-            return
         try:
-            self._call(self._end_all())
+            self._stage.close(self._tasks)
         finally:
-            self._closed = True
             for app, (settings, clock) in self._borrowed.items():
                 app.close()
                 app.settings, app.clock = settings, clock
-            release(self._settings)
-            drop_memory_broker(self._settings.broker_url)
-            self._background.halt()  # a step that did not let itself be cancelled ends with it
-            self._pool.shutdown(wait=False)
+            self._borrowed.clear()
 
     # ── time ──────────────────────────────────────────────────────────────────────────
 
     @property
     def now(self) -> float:
         """Seconds of its own time since it was made."""
-        return self._loop.time()
+        return self._stage.loop.time()
 
     def advance(self, duration: Duration) -> None:
         """Let so much time pass: ``"30s"``, ``"5m"``, or seconds. All that is due happens.
@@ -133,7 +94,7 @@ class Fleet:
             GangerError: a step in a thread does not end.
         """
         seconds = parse_duration(duration, "advance")
-        self._call(self._pass(self._loop.now + round(seconds * _SECOND)))
+        self._stage.call(self._stage.let_pass(self._stage.loop.now + round(seconds * SECOND)))
 
     # ── workers ───────────────────────────────────────────────────────────────────────
 
@@ -162,10 +123,10 @@ class Fleet:
         for workflow in app.workflows.values() if workflows is None else workflows:
             worker.register_workflow(workflow)
         for action, step in worker._steps.items():
-            worker._steps[action] = on_virtual_time(step, self._loop)
+            worker._steps[action] = on_virtual_time(step, self._stage.loop)
         for action in self._stubs.keys() & worker._steps.keys():
             worker._steps[action] = self._stubs[action].in_place_of(worker._steps[action])
-        self._call(self._join(worker))
+        self._stage.call(self._join(worker))
         self._known |= worker._steps.keys()
         return worker
 
@@ -178,7 +139,7 @@ class Fleet:
         Raises:
             InvalidInput: there is no such worker.
         """
-        self._call(self._end(self._the(name)))
+        self._stage.call(self._end(self._the(name)))
 
     def stop(self, name: str) -> None:
         """Tell a worker to drain and leave, as SIGTERM does; its steps go on until they end.
@@ -187,7 +148,7 @@ class Fleet:
             InvalidInput: there is no such worker.
         """
         self._the(name).stop()
-        self._call(self._settle())
+        self._stage.call(self._stage.settle())
 
     # ── runs ──────────────────────────────────────────────────────────────────────────
 
@@ -258,7 +219,7 @@ class Fleet:
         """
         most = parse_duration(within, "within")
         run, ref = self._start(workflow, input, run_id, fields)
-        why = self._call(self._finish(run, ref, self._loop.now + round(most * _SECOND)))
+        why = self._stage.call(self._finish(run, ref, self._stage.loop.now + round(most * SECOND)))
         if why is not None:
             raise NotEnded(f"run {run.id} {why}\n{run.explain()}")
         return run
@@ -266,7 +227,7 @@ class Fleet:
     def runs(self, workflow: str | object | None = None) -> list[Run]:
         """All runs, oldest first, those of events and children too; or those of a workflow."""
         name = None if workflow is None else workflow_name_of(workflow)
-        found = self._call(self._look(self._dispatcher.runs()))
+        found = self._stage.ask(self._stage.dispatcher.runs)
         return [Run(self, run_id, of) for run_id, of in found if name in (None, of)]
 
     def _start(
@@ -284,25 +245,15 @@ class Fleet:
         self._check_stubs()
         number = self._counts[name] = self._counts.get(name, 0) + 1
         run_id = f"{name}-{number}" if run_id is None else run_id
-        ref = self._call(self._trigger(name, input, run_id, fields))
+        ref = self._stage.call(self._trigger(name, input, run_id, fields))
         return Run(self, run_id, name), ref
 
     # ── on the loop ───────────────────────────────────────────────────────────────────
 
-    async def _settle(self) -> int | None:
-        return await self._loop.settled()
-
-    async def _pass(self, until: int) -> None:
-        """Fire timers, moment by moment."""
-        while (due := await self._settle()) is not None and due <= until:
-            self._loop.forward(due)
-        self._loop.forward(until)
-        await self._settle()
-
     async def _join(self, worker: Worker) -> None:
         await worker.__aenter__()
         self._workers[worker.id] = worker
-        await self._settle()
+        await self._stage.settle()
         if worker._task is not None and worker._task.done():
             worker._task.result()  # raises why it was refused
 
@@ -310,106 +261,63 @@ class Fleet:
         if worker._task is not None:
             worker._task.cancel()
             await asyncio.wait([worker._task])
-        await self._settle()
+        await self._stage.settle()
 
     async def _trigger(
         self, name: str, input: Any, run_id: str, fields: Mapping[str, Any]
     ) -> WorkflowRunRef:
         ref = await self._app.admin.aio.run_workflow(name, input, run_id=run_id, **fields)
-        await self._settle()
+        await self._stage.settle()
         return ref
 
     async def _finish(self, run: Run, ref: WorkflowRunRef, until: int) -> str | None:
         """Let time pass until it has ended; why it has not."""
         while True:
-            due = await self._settle()
+            due = await self._stage.settle()
             if ref.done:
                 return None
             if await self._is_stuck(run.id):
                 return "cannot end: no worker can take what is left of it"
             if due is None or due > until:
-                return f"has not ended at {until / _SECOND:g} s"
-            self._loop.forward(due)
+                return f"has not ended at {until / SECOND:g} s"
+            self._stage.loop.forward(due)
 
     async def _is_stuck(self, run_id: str) -> bool:
         """Whether nothing is under way, and no worker meets what its steps require."""
         if any(runtime.runner.held for runtime in self._runtimes()):
             return False  # and might change its worker's labels
-        found = await self._dispatcher.run(run_id)
+        found = await self._stage.dispatcher.run(run_id)
         if found is None:
             return False
         left = {name: step["status"] for name, step in found["steps"].items()}
         if any(status in ("backoff", "assigned", "running") for status in left.values()):
             return False
         pending = [f"{run_id}/{name}" for name, status in left.items() if status == "pending"]
-        said = [await self._dispatcher.explain(step_run) for step_run in pending]
+        said = [await self._stage.dispatcher.explain(step_run) for step_run in pending]
         return bool(said) and all(each["verdict"] == "never with this fleet" for each in said)
-
-    async def _look(self, work: Coroutine[Any, Any, T]) -> T:
-        try:
-            await self._settle()
-        except BaseException:
-            work.close()
-            raise
-        return await work
-
-    async def _end_all(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        until = self._loop.now + _CLOSING
-        with contextlib.suppress(ThreadTooSlow):
-            while not all(task.done() for task in others):
-                due = await self._settle()
-                if due is None or due > until:
-                    break
-                self._loop.forward(due)
 
     # ── for runs ──────────────────────────────────────────────────────────────────────
 
     def _read(self, run_id: str) -> dict[str, Any]:
-        found: dict[str, Any] | None = self._call(self._look(self._dispatcher.run(run_id)))
+        ask = self._stage.dispatcher.run
+        found: dict[str, Any] | None = self._stage.ask(lambda: ask(run_id))
         if found is None:
             raise InvalidInput(f"there is no run {run_id!r} any more: its retention is over")
         return found
 
     def _explain(self, step_run: str) -> str:
-        text: str = self._call(self._look(self._dispatcher.explain_text(step_run)))
+        ask = self._stage.dispatcher.explain_text
+        text: str = self._stage.ask(lambda: ask(step_run))
         return text
 
     def _cancel(self, run_id: str, reason: str) -> None:
         async def cancel() -> None:
             await self._app.admin.aio.cancel(run_id, reason)
-            await self._settle()
+            await self._stage.settle()
 
-        self._call(cancel())
+        self._stage.call(cancel())
 
     # ── inside ────────────────────────────────────────────────────────────────────────
-
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run it on the loop, and wait for it."""
-        try:
-            if self._closed:
-                raise GangerError("the fleet is closed")
-            if not self._busy.acquire(blocking=False):
-                raise GangerError("the fleet is for the test: a step must not call it")
-        except GangerError:
-            work.close()
-            raise
-        try:
-            return self._background.call(work)
-        except ThreadTooSlow:
-            raise GangerError(
-                f"a step that is a plain function has run for {self._patience:g} s of real time, "
-                "and the fleet's time stands still meanwhile. Put a stub in its place; or where "
-                "it waits, have it wait with context.wait_cancelled(seconds), whose seconds "
-                "are the fleet's"
-            ) from None
-        finally:
-            self._busy.release()
-
-    def _now_ms(self) -> int:
-        return self._epoch + self._loop.now // 1000
 
     def _live(self) -> dict[str, Worker]:
         """Those that have not ended, those that drain too."""
@@ -419,15 +327,19 @@ class Fleet:
         workers = list(self._workers.values())
         return [runtime for worker in workers if (runtime := worker._runtime) is not None]
 
+    def _tasks(self) -> list["asyncio.Task[None]"]:
+        """Of workers: they end their steps without a word."""
+        return [worker._task for worker in self._live().values() if worker._task is not None]
+
     def _computing(self) -> int:
         return sum(runtime.runner.computing for runtime in self._runtimes())
 
     def _borrow(self, app: Ganger) -> None:
         if app not in self._borrowed:
-            if app.settings.broker_url != self._settings.broker_url:
+            if app.settings.broker_url != self._stage.settings.broker_url:
                 app.close()  # connections to elsewhere
             self._borrowed[app] = (app.settings, app.clock)
-            app.settings, app.clock = self._settings, self._now_ms
+            app.settings, app.clock = self._stage.settings, self._stage.clock
 
     def _the(self, name: str) -> Worker:
         live = self._live()

@@ -47,6 +47,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self, computing: Callable[[], int], patience: float) -> None:
         self._now = 0  # whole µs: timers that are set for one moment fire in one turn
+        self._goal = 0  # where it goes on to, between two turns: no callback takes time
         self._computing = computing
         self._patience = patience
         self._in_executor = 0
@@ -66,8 +67,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._now
 
     def forward(self, to: int) -> None:
-        """Go on to this moment, µs; what is due then happens in the next turn."""
-        self._now = max(self._now, to)
+        """Go on to this moment, µs, when all has been done that takes no time."""
+        self._goal = max(self._now, to)
 
     async def settled(self) -> int | None:
         """Wait until all has been done that takes no time; when the next timer is due, µs.
@@ -109,6 +110,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             elif now > self._give_up_at:
                 self._settled.set_exception(ThreadTooSlow())
             return came
+        if self._goal > self._now:
+            self._now = self._goal
+            return []  # what is due now happens
         # at least one µs: a float may say that a moment is not there yet when it is
         due = None if timeout is None else self._now + max(1, round(timeout * 1_000_000))
         self._settled.set_result(due)
