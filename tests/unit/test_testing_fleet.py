@@ -218,6 +218,25 @@ def test_events_and_triggers_of_the_app_itself_come_here(fleet: Fleet, app: Gang
     assert [run.id for run in fleet.runs()][1:] == ["mine"]
 
 
+def test_two_fleets_know_nothing_of_each_other(fleet: Fleet, app: Ganger) -> None:
+    fleet.stub("film:load", lasts="5s")
+    fleet.worker("w", app)
+    with Fleet() as other:
+        other.stub("film:load", returns=1)
+        other.worker("w", app)
+        assert other.run("film").output["use"] == 1
+        assert fleet.runs() == []
+    assert fleet.run("film").output["use"] is None
+    assert (fleet.now, other.now) == (5, 0)
+
+
+def test_without_any_worker_left_a_run_cannot_end(fleet: Fleet, app: Ganger) -> None:
+    fleet.worker("w", app)
+    fleet.kill("w")
+    with pytest.raises(NotEnded, match="never with this fleet: there are no live workers"):
+        fleet.run("film")
+
+
 def test_nothing_is_left_behind() -> None:
     app = Ganger(worker_timeout="20s")
     before = app.settings

@@ -254,3 +254,45 @@ def test_prune_and_long_times_are_those_of_the_fleet(app: Ganger) -> None:
         assert len(fleet.runs()) == 1
         fleet.advance("4m")
         assert fleet.runs() == []
+
+
+def test_a_worker_that_comes_again_gets_the_runs_that_are_pinned_to_it(fleet: Fleet) -> None:
+    app = Ganger()
+
+    @app.workflow(sticky="hard")
+    class Pinned:
+        @app.step()
+        async def first(self, context: Context) -> str:
+            return context.worker.id()
+
+        @app.step(parents=[first])
+        async def second(self, context: Context) -> str:
+            await asyncio.sleep(10)
+            return context.worker.id()
+
+    fleet.worker("one", app)
+    fleet.worker("two", app)
+    run = fleet.start(Pinned)
+    fleet.kill("one")
+    fleet.advance("30s")
+    assert run.step("second").status == "pending"
+    assert "pinned to one, which was lost or has left" in run.explain("second")
+    fleet.worker("one", app)
+    fleet.advance("10s")
+    assert run.output == {"first": "one", "second": "one"}
+
+
+def test_what_outlasts_the_grace_of_a_worker_goes_on_elsewhere(fleet: Fleet, app: Ganger) -> None:
+    @app.task(timeout="10m")
+    async def long(given: Any, context: Context) -> str:
+        await asyncio.sleep(100)
+        return context.worker.id()
+
+    fleet.worker("one", app)
+    run = fleet.start(long)
+    fleet.stop("one")
+    fleet.worker("two", app)
+    fleet.advance("29s")
+    assert run.step("long").worker == "one"
+    fleet.advance("5s")
+    assert run.step("long").workers == ("one", "two")

@@ -336,8 +336,7 @@ class Fleet:
 
     def _borrow(self, app: Ganger) -> None:
         if app not in self._borrowed:
-            if app.settings.broker_url != self._stage.settings.broker_url:
-                app.close()  # connections to elsewhere
+            app.close()  # connections to elsewhere
             self._borrowed[app] = (app.settings, app.clock)
             app.settings, app.clock = self._stage.settings, self._stage.clock
 
