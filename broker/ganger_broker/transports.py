@@ -7,7 +7,7 @@ from .rabbitmq import RabbitTransport
 from .settings import Settings
 from .transport import Transport
 
-__all__ = ["memory_broker", "open_transport"]
+__all__ = ["drop_memory_broker", "memory_broker", "open_transport", "put_memory_broker"]
 
 _brokers: dict[str, MemoryBroker] = {}
 _brokers_lock = threading.Lock()
@@ -28,3 +28,15 @@ def memory_broker(url: str) -> MemoryBroker:
     """The broker in this process of a ``memory://…`` URL."""
     with _brokers_lock:
         return _brokers.setdefault(url, MemoryBroker())
+
+
+def put_memory_broker(url: str, broker: MemoryBroker) -> None:
+    """Have this one be the broker of a URL that nobody uses yet."""
+    with _brokers_lock:
+        _brokers[url] = broker
+
+
+def drop_memory_broker(url: str) -> None:
+    """Forget the broker of a URL, with all that is in it."""
+    with _brokers_lock:
+        _brokers.pop(url, None)

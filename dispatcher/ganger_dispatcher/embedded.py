@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -18,10 +18,14 @@ __all__ = ["EmbeddedDispatcher"]
 
 
 class EmbeddedDispatcher:
-    """Runs a ``Dispatcher`` on the event loop it is started on."""
+    """Runs a ``Dispatcher`` on the event loop it is started on.
 
-    def __init__(self, settings: Settings) -> None:
+    ``clock``: milliseconds since 1970, by default those of this machine.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], int] | None = None) -> None:
         self._settings = settings
+        self._clock = clock
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -32,7 +36,8 @@ class EmbeddedDispatcher:
         """
         settings = self._settings
         self._store = self._open_store()
-        self._dispatcher = Dispatcher(settings, open_transport(settings, "dispatcher"), self._store)
+        transport = open_transport(settings, "dispatcher")
+        self._dispatcher = Dispatcher(settings, transport, self._store, self._clock)
         self._task = asyncio.create_task(self._dispatcher.run())
         leading = asyncio.create_task(self._dispatcher.leading.wait())
         await asyncio.wait([self._task, leading], return_when=asyncio.FIRST_COMPLETED)

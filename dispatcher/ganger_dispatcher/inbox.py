@@ -1,6 +1,6 @@
 """Deliveries from their arrival until they are settled: nothing is in nobody's hands."""
 
-import time
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -31,6 +31,7 @@ class Inbox:
     """Consumes queues; ``on_arrival`` is called with each delivery that came."""
 
     def __init__(self, transport: Transport, batch: int, on_arrival: Callable[[], None]) -> None:
+        self._clock = asyncio.get_running_loop().time
         self._transport = transport
         self._batch = batch
         self._on_arrival = on_arrival
@@ -49,17 +50,17 @@ class Inbox:
             received = Received(delivery, queue, subscription)
             self._unsettled[received] = None
             self._waiting.append(received)
-            self._came_at[queue] = time.monotonic()
+            self._came_at[queue] = self._clock()
             self._on_arrival()
 
         # twice the batch: one batch is worked on while the next one arrives
         subscription = await self._transport.consume(queue, receive, prefetch=2 * self._batch)
         self._subscriptions[queue] = subscription
-        self._came_at[queue] = time.monotonic()
+        self._came_at[queue] = self._clock()
 
     def idle(self, after: float) -> list[str]:
         """Queues that have brought nothing for ``after`` seconds."""
-        now = time.monotonic()
+        now = self._clock()
         return [queue for queue, came_at in self._came_at.items() if now - came_at >= after]
 
     async def renew_idle(self, after: float) -> None:

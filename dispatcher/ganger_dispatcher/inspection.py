@@ -55,8 +55,10 @@ def placement_of(workers: list[Worker]) -> Placement:
     return placement
 
 
-async def explain_step(store: RedisStore, name: str) -> StepExplanation:
+async def explain_step(store: RedisStore, name: str, now: int | None = None) -> StepExplanation:
     """Explain ``<run>/<step>``; an attempt's id, or the id of a run of one step, will do.
+
+    ``now``: ms, by default this machine's.
 
     Raises:
         InvalidInput: there is no such step run.
@@ -67,7 +69,8 @@ async def explain_step(store: RedisStore, name: str) -> StepExplanation:
     requirement = _requirement(header, step, step_run)
     explanation = explain(placement, requirement)
     pending = step_run.status == "pending"
-    patient_until = _patient_until(placement, requirement, step_run) if pending else None
+    now = round(time.time() * 1000) if now is None else now
+    patient_until = _patient_until(placement, requirement, step_run, now) if pending else None
     if patient_until is not None:
         explanation.selected = None
     return StepExplanation(
@@ -112,9 +115,11 @@ def _requirement(header: RunHeader, step: str, step_run: StepRun) -> Requirement
     return replace(requirement, worker=header.pinned)
 
 
-def _patient_until(placement: Placement, requirement: Requirement, step_run: StepRun) -> int | None:
+def _patient_until(
+    placement: Placement, requirement: Requirement, step_run: StepRun, now: int
+) -> int | None:
     """Until when the step rather waits for a worker that it prefers, ms."""
-    since, now = step_run.pending_since or 0, time.time() * 1000
+    since = step_run.pending_since or 0
     for lasts, strict in stages(placement.expecting(requirement)):
         if since + lasts > now and placement.anyone(strict):
             return since + lasts

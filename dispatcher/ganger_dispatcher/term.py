@@ -7,7 +7,6 @@ deliveries are acknowledged. A crash between any two of these loses nothing.
 
 import asyncio
 import contextlib
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -141,15 +140,16 @@ class Term:
     async def _keep_lease(self) -> None:
         """Renew the lease, and prune now and then; ends when the lease is another's."""
         lease = round(self._settings.lease * 1000)
-        pruned = time.monotonic()
+        clock = asyncio.get_running_loop().time
+        pruned = clock()
         while True:
             await asyncio.sleep(self._settings.lease / 3)
             try:
                 epoch, _ = await self._store.lease(self._dispatcher_id, lease)
                 if epoch != self._epoch:
                     raise EpochSuperseded(f"epoch {self._epoch} is over")
-                if time.monotonic() - pruned > _PRUNE_EVERY:
-                    pruned = time.monotonic()
+                if clock() - pruned > _PRUNE_EVERY:
+                    pruned = clock()
                     await self._store.prune(self._clock() - round(self._settings.retention * 1000))
             except EpochSuperseded:
                 raise

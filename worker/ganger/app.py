@@ -13,6 +13,7 @@ from ganger_broker.transport import Transport
 from ganger_broker.transports import open_transport
 
 from .admin import Admin
+from .clock import wall_clock
 from .events import Events
 from .flow_control import make_rate_limit
 from .functions import Task, Workflow
@@ -45,6 +46,7 @@ class Ganger:
             self.override(**flags)
         self.admin = Admin(self)
         self.event = Events(self.admin)
+        self.clock = wall_clock
         self._workflows: dict[str, object] = {}
         self._rate_limits: dict[str, RateLimit] = {}
         _close_at_exit(self)

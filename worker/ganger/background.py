@@ -16,10 +16,13 @@ loops_at_work: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
 
 class BackgroundLoop:
-    """Runs coroutines on a daemon thread; any thread may give it some."""
+    """Runs coroutines on a daemon thread; any thread may give it some.
 
-    def __init__(self, name: str) -> None:
-        self._loop = asyncio.new_event_loop()
+    ``loop``: by default a new one; it is closed with this.
+    """
+
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._loop = loop or asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -44,6 +47,11 @@ class BackgroundLoop:
         """Cancel what runs there, and end the thread."""
         if self._thread.is_alive():
             self.call(_cancel_others())
+            self.halt()
+
+    def halt(self) -> None:
+        """End the thread, whatever runs there."""
+        if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()

@@ -166,6 +166,11 @@ class Children:
         finally:
             self._blocked.discard(future)
 
+    @property
+    def blocked(self) -> int:
+        """Threads that wait here, for something that has not come yet."""
+        return sum(not future.done() for future in list(self._blocked))
+
     def stop(self) -> None:
         """The step is to stop: let go of its threads that wait here."""
         self._stopped = True

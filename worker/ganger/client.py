@@ -25,7 +25,7 @@ from ganger_broker.transport import Delivery, Outgoing, Transport
 from .background import loops_at_work
 from .publishing import publish_until_confirmed
 
-__all__ = ["Client", "WorkflowRunRef"]
+__all__ = ["Client", "WorkflowRunRef", "output_of"]
 
 _log = structlog.get_logger(__name__)
 
@@ -125,14 +125,15 @@ class WorkflowRunRef:
             ) from None
         if awaited.result is None:
             raise awaited.error or TransportClosed("the client was closed")
-        return _output(self, awaited.result)
+        return output_of(self.run_id, self.workflow, awaited.result)
 
 
-def _output(ref: WorkflowRunRef, result: RunResult) -> dict[str, Any]:
+def output_of(run_id: str, workflow: str, result: RunResult) -> dict[str, Any]:
+    """What each step of a run that has ended returned; raised where it did not succeed."""
     if result.status is RunStatus.SUCCEEDED:
         return result.output
     kind = RunCancelled if result.status is RunStatus.CANCELLED else RunFailed
-    text = f"run {ref.run_id} of {ref.workflow} {result.status.value}"
+    text = f"run {run_id} of {workflow} {result.status.value}"
     error = result.error
     if error is None:
         raise kind(text, result)

@@ -6,6 +6,7 @@
 import atexit
 import contextlib
 import threading
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from ganger_broker.settings import MEMORY_URL, Settings
 
 from .background import BackgroundLoop
 
-__all__ = ["Embedded", "embedded_settings", "ensure_dispatcher"]
+__all__ = ["Embedded", "adopt", "embedded_settings", "ensure_dispatcher", "load_part", "release"]
 
 STOP_PATIENCE = 5.0
 """Seconds that a dispatcher has to give back its lease when the process ends."""
@@ -61,7 +62,8 @@ def ensure_dispatcher(settings: Settings) -> Embedded:
     key = (settings.broker_url, settings.prefix)
     with _lock:
         if key not in _running:
-            dispatcher = _load(embedded_settings(settings))
+            make = load_part("ganger.embedded", "memory://")
+            dispatcher: Embedded = make(embedded_settings(settings))
             loop = BackgroundLoop("ganger-dispatcher")
             loop.call(dispatcher.start())
             atexit.register(_stop, loop, dispatcher)
@@ -69,18 +71,34 @@ def ensure_dispatcher(settings: Settings) -> Embedded:
         return _running[key]
 
 
-def _load(settings: Settings) -> Embedded:
-    found = entry_points(group="ganger.embedded")
+def adopt(settings: Settings, dispatcher: Embedded) -> None:
+    """Have this one, which leads already, be the dispatcher of these settings."""
+    with _lock:
+        _running[settings.broker_url, settings.prefix] = dispatcher
+
+
+def release(settings: Settings) -> None:
+    """Forget the dispatcher that was adopted for these settings."""
+    with _lock:
+        _running.pop((settings.broker_url, settings.prefix), None)
+
+
+def load_part(group: str, what: str) -> Callable[..., Any]:
+    """What the dispatcher's side offers under this group of entry points.
+
+    Raises:
+        MissingExtra: it is not installed; ``what`` needs it.
+    """
+    found = entry_points(group=group)
     if not found:
-        raise MissingExtra("memory:// needs the dispatcher: pip install 'ganger[embedded]'")
+        raise MissingExtra(f"{what} needs the dispatcher: pip install 'ganger[embedded]'")
     try:
-        make = next(iter(found)).load()
+        part: Callable[..., Any] = next(iter(found)).load()
     except ImportError as exc:
         raise MissingExtra(
-            f"memory:// needs the dispatcher: pip install 'ganger[embedded]' ({exc})"
+            f"{what} needs the dispatcher: pip install 'ganger[embedded]' ({exc})"
         ) from exc
-    dispatcher: Embedded = make(settings)
-    return dispatcher
+    return part
 
 
 def _stop(loop: BackgroundLoop, dispatcher: Embedded) -> None:

@@ -2,9 +2,8 @@
 
 import asyncio
 import contextvars
-import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -30,6 +29,7 @@ from ganger_broker.transport import Delivery
 
 from .admin import AsyncAdmin
 from .children import Children
+from .clock import wall_clock
 from .context import Context, UnfitInput, WorkerContext
 from .failures import NonRetryable, RetryAfter, error_of, timed_out
 from .outbox import Outbox
@@ -89,8 +89,10 @@ class StepRunner:
         slots: int,
         max_bytes: int,
         admin: AsyncAdmin | None = None,
+        clock: Callable[[], int] = wall_clock,
     ) -> None:
         self._admin = admin
+        self._now = clock
         self._steps = steps
         self._worker = worker
         self._incarnation = incarnation
@@ -109,6 +111,12 @@ class StepRunner:
     def held(self) -> list[str]:
         """The attempts that have not stopped."""
         return [*self._held, *self._lingering]
+
+    @property
+    def computing(self) -> int:
+        """Calls in threads that have not returned and do not wait for children."""
+        attempts = (*self._held.values(), *self._lingering.values())
+        return self._threads.busy - sum(held.context.aio.blocked for held in attempts)
 
     def knows(self, attempt: str) -> bool:
         """Whether the attempt is held or has ended here."""
@@ -133,7 +141,7 @@ class StepRunner:
         self._held[assignment.attempt] = held
         self._idle.clear()
         self._outbox.append(
-            StepStarted(self._worker.id(), self._incarnation, assignment.attempt, _now()),
+            StepStarted(self._worker.id(), self._incarnation, assignment.attempt, self._now()),
             delivery=delivery,
         )
         held.task = self._loop.create_task(self._execute(held))
@@ -353,7 +361,7 @@ class StepRunner:
             outcome,
             output,
             error,
-            at=_now(),
+            at=self._now(),
             **fields,
         )
         return encode(event)
@@ -362,7 +370,3 @@ class StepRunner:
         self._finished[attempt] = None
         if len(self._finished) > MAX_FINISHED:
             self._finished.popitem(last=False)
-
-
-def _now() -> int:
-    return round(time.time() * 1000)

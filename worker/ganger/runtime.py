@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -28,6 +28,7 @@ from ganger_broker.settings import Settings
 from ganger_broker.transport import Delivery, Outgoing, Subscription, Transport
 
 from .admin import AsyncAdmin
+from .clock import wall_clock
 from .context import WorkerContext
 from .live_labels import LiveLabels, Then
 from .outbox import MAX_BODY_BYTES, Outbox
@@ -64,6 +65,7 @@ class WorkerRuntime:
         steps: Mapping[str, BoundStep],
         rate_limits: Sequence[RateLimit] = (),
         admin: AsyncAdmin | None = None,
+        clock: Callable[[], int] = wall_clock,
     ) -> None:
         self.incarnation = uuid4().hex
         self.ready = asyncio.Event()
@@ -95,8 +97,14 @@ class WorkerRuntime:
             slots=slots,
             max_bytes=settings.max_message_bytes,
             admin=admin,
+            clock=clock,
         )
         self._log = _log.bind(worker=worker_id)
+
+    @property
+    def runner(self) -> StepRunner:
+        """What runs its steps."""
+        return self._runner
 
     def stop(self, *, force: bool = False) -> None:
         """End soon: drain, or with ``force`` leave what runs to others."""

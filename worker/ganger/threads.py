@@ -46,6 +46,11 @@ class StepThreads:
         self._calls.put((call, future))
         return await future
 
+    @property
+    def busy(self) -> int:
+        """Calls that have not returned."""
+        return self._busy
+
     def lend(self) -> None:
         """One of the calls waits and counts for nothing: another may have a thread."""
         self._size += 1

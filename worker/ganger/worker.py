@@ -161,6 +161,7 @@ class Worker:
             steps=self._steps,
             rate_limits=limits,
             admin=self._app.admin.aio,
+            clock=self._app.clock,
         )
         loops_at_work.add(self._loop)
         try:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ganger_broker.errors import TransportError
 from ganger_broker.topology import Binding, Exchange, Queue
@@ -24,13 +24,15 @@ class MemoryBroker:
     ``x-expires``, ``x-dead-letter-exchange``, ``x-dead-letter-routing-key`` and (quorum)
     ``x-delivery-limit``; prefetch, redelivery, mandatory returns, cancelled consumers.
     Programs use it through ``MemoryTransport``; the methods here are what tests look with.
+    ``clock``: seconds that never go back, at the pace of the loops that use it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.RLock()
         self._exchanges: dict[str, MemoryExchange] = {}
         self._queues: dict[str, MemoryQueue] = {}
-        self._timer = Timer(self._lock, self._look)
+        self._timer = Timer(self._lock, self._look, clock)
 
     # ── looking ──
 
@@ -102,7 +104,7 @@ class MemoryBroker:
         """Publish in order; what became of each."""
         with self._lock:
             self._look()
-            now = time.monotonic()
+            now = self._clock()
             touched: dict[str, MemoryQueue] = {}
             outcomes = [self._publish_one(message, now, touched) for message in messages]
             for queue in touched.values():
@@ -132,7 +134,7 @@ class MemoryBroker:
                 return
             if consumer in queue.consumers:
                 queue.consumers.remove(consumer)
-                queue.used = time.monotonic()
+                queue.used = self._clock()
                 queue.restore(unseen)
             if give_back:
                 self._put_back(queue, consumer.take_unacked())
@@ -175,7 +177,7 @@ class MemoryBroker:
                     f"queue {item.name!r}: inequivalent arg {name!r}: "
                     f"received {received!r} but current is {current!r}"
                 )
-        queue.used = time.monotonic()
+        queue.used = self._clock()
         self._timer.watch(queue)
 
     def _publish_one(
@@ -213,7 +215,7 @@ class MemoryBroker:
             self._bury(queue, stored, "delivery_limit")
 
     def _expire(self, queue: MemoryQueue) -> None:
-        for stored in queue.take_expired(time.monotonic()):
+        for stored in queue.take_expired(self._clock()):
             self._bury(queue, stored, "expired")
 
     def _bury(self, queue: MemoryQueue, stored: StoredMessage, reason: str) -> None:
@@ -225,15 +227,13 @@ class MemoryBroker:
         headers = headers_of_the_dead(stored, queue.name, reason)
         for target in self._route(exchange, key):
             if not is_cycle(headers, target.name):
-                target.append(
-                    StoredMessage(stored.message, exchange, key, headers), time.monotonic()
-                )
+                target.append(StoredMessage(stored.message, exchange, key, headers), self._clock())
                 self._hand_out(target)
 
     def _look(self) -> None:
         """See to everything whose time has come."""
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             for name in self._timer.pop_due(now):
                 queue = self._queues.get(name)
                 if queue is None:

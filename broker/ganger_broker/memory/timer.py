@@ -1,7 +1,6 @@
 """When queues are due, kept by whichever event loop is there: no thread, no polling."""
 
 import heapq
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -18,7 +17,13 @@ class Timer:
     Touched under ``lock``, the broker's, which is held as well when ``on_due`` is called.
     """
 
-    def __init__(self, lock: AbstractContextManager[object], on_due: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        lock: AbstractContextManager[object],
+        on_due: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._clock = clock
         self._lock = lock
         self._on_due = on_due
         self._heap: list[tuple[float, str]] = []
@@ -78,7 +83,7 @@ class Timer:
         caller, at = armed
         if caller.timer is not None:
             caller.timer.cancel()
-        caller.timer = caller.loop.call_later(at - time.monotonic(), self._fire, armed)
+        caller.timer = caller.loop.call_later(at - self._clock(), self._fire, armed)
 
     def _fire(self, armed: tuple[LoopCaller, float]) -> None:
         with self._lock:

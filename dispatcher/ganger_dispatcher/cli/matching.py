@@ -17,7 +17,7 @@ from ganger_dispatcher.inspection import StepExplanation, explain_step
 from .options import AsJson, Prefix, RedisUrl, ask, settings_for_reading
 from .printing import add_row, error_text, id_table, print_json, time_text
 
-__all__ = ["explain", "match"]
+__all__ = ["explain", "match", "show_explanation"]
 
 _WORKERS_SHOWN = 20
 """Workers a table of reasons shows; --json shows all."""
@@ -44,10 +44,7 @@ def explain(
     if as_json:
         print_json(found)
         return
-    console = Console(markup=False)
-    console.print(_explain_text(found), highlight=False)
-    if found.verdict is not None and found.workers:
-        console.print(_reasons_table(found.workers))
+    show_explanation(Console(markup=False), found)
 
 
 def match(
@@ -79,6 +76,13 @@ def match(
         console.print(_reasons_table(_plain(explanation)))
     else:
         console.print("there are no workers in it")
+
+
+def show_explanation(console: Console, found: StepExplanation) -> None:
+    """Print why a step waits, for people; the console takes no markup."""
+    console.print(_explain_text(found), highlight=False)
+    if found.verdict is not None and found.workers:
+        console.print(_reasons_table(found.workers))
 
 
 def _refuse(text: str) -> NoReturn:
