@@ -33,19 +33,18 @@ def enter(state: State, run: Run) -> None:
     if full is None:
         _go_on(state, run)
         return
-    _wait(state, run)
-    run.header = replace(run.header, queued=full)
+    _wait(state, run, *full)
     state.emit(
-        StoreRun(run.id, run.header),
         Count("runs_queued"),
-        Note("queued", {"run": run.id, "reason": full}),
+        Note("queued", {"run": run.id, "reason": run.header.queued}),
     )
 
 
 def enter_again(state: State, run: Run) -> None:
     """After a take-over: it is where it was."""
     if run.header.queued:
-        _wait(state, run)
+        full = _full(state, run)
+        _wait(state, run, *(full or groups_of(state, run)[0]))
         return
     for _, group, _ in groups_of(state, run):
         group.running[run.id] = None
@@ -65,24 +64,21 @@ def admit_waiting(state: State) -> None:
 
 
 def _admit_into(state: State, group_id: GroupId, group: Group) -> None:
-    elsewhere = []
     while group.waiting:
-        run = state.runs.get(group.waiting[0][2])
-        if run is None or not run.header.queued:
-            heappop(group.waiting)  # let in by another group, or ended
-            continue
-        rules = [rule for each, _, rule in groups_of(state, run) if each == group_id]
-        if any(_is_full(group, rule) for rule in rules):
-            break
         turn = heappop(group.waiting)
-        if _full(state, run) is not None:
-            elsewhere.append(turn)
-            continue
-        run.header = replace(run.header, queued=None)
-        state.emit(Unqueue(run.id), Note("admitted", {"run": run.id}))
-        _go_on(state, run)
-    for turn in elsewhere:
-        heappush(group.waiting, turn)
+        run = state.runs.get(turn[2])
+        if run is None or not run.header.queued:
+            continue  # it has ended
+        full = _full(state, run)
+        if full is None:
+            run.header = replace(run.header, queued=None)
+            state.emit(Unqueue(run.id), Note("admitted", {"run": run.id}))
+            _go_on(state, run)
+        elif full[0] == group_id:
+            heappush(group.waiting, turn)
+            return
+        else:
+            _wait(state, run, *full)
 
 
 def _go_on(state: State, run: Run) -> None:
@@ -95,19 +91,22 @@ def _go_on(state: State, run: Run) -> None:
     start_ready(state, run)
 
 
-def _wait(state: State, run: Run) -> None:
+def _wait(state: State, run: Run, group_id: GroupId, group: Group, rule: Concurrency) -> None:
+    """Wait in the one group that is full; it is looked at again when that one has room."""
     turn = state.turn(run.header.priority, run.header.created_at)
-    for _, group, rule in groups_of(state, run):
-        if rule.strategy is ConcurrencyStrategy.QUEUE:
-            state.sequence += 1
-            heappush(group.waiting, (turn, state.sequence, run.id))
+    state.sequence += 1
+    heappush(group.waiting, (turn, state.sequence, run.id))
+    text = f"concurrency: {_text(group_id, rule)}"
+    if run.header.queued != text:
+        run.header = replace(run.header, queued=text)
+        state.emit(StoreRun(run.id, run.header))
 
 
-def _full(state: State, run: Run) -> str | None:
-    """What a run would have to wait for, in words."""
+def _full(state: State, run: Run) -> tuple[GroupId, Group, Concurrency] | None:
+    """The first of its groups that it would have to wait for."""
     for group_id, group, rule in groups_of(state, run):
         if rule.strategy is ConcurrencyStrategy.QUEUE and _is_full(group, rule):
-            return f"concurrency: {_text(group_id, rule)}"
+            return group_id, group, rule
     return None
 
 
