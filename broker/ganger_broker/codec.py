@@ -28,6 +28,7 @@ from .messages import (
     WorkerRegistered,
 )
 from .plain_values import plain
+from .schedules import ScheduleList, ScheduleRuns, Unschedule
 
 __all__ = [
     "JSON",
@@ -36,8 +37,11 @@ __all__ = [
     "decode_events",
     "decode_push",
     "decode_result",
+    "decode_schedule",
+    "decode_schedules",
     "decode_to_worker",
     "decode_trigger",
+    "decode_unschedule",
     "encode",
     "kind_of",
     "to_json",
@@ -91,6 +95,25 @@ def decode_push(body: bytes, content_type: str | None, limit: int) -> PushEvent:
     _check(plain, event.payload, "$.payload")
     _check(plain, event.metadata, "$.metadata")
     return event
+
+
+def decode_schedule(body: bytes, content_type: str | None, limit: int) -> ScheduleRuns:
+    """A request for runs at some times, from a program."""
+    request = _decode(body, content_type, ScheduleRuns, limit)
+    _check(parse_desired, request.desired_worker_labels, "$.desired_worker_labels")
+    _check(plain, request.input, "$.input")
+    _check(plain, request.metadata, "$.metadata")
+    return request
+
+
+def decode_unschedule(body: bytes, content_type: str | None, limit: int) -> Unschedule:
+    """A request to delete a schedule, from a program."""
+    return _decode(body, content_type, Unschedule, limit)
+
+
+def decode_schedules(body: bytes, content_type: str | None, limit: int) -> ScheduleList:
+    """What the dispatcher answers about schedules."""
+    return _decode(body, content_type, ScheduleList, limit)
 
 
 def decode_cancel(body: bytes, content_type: str | None, limit: int) -> CancelRun:

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from .crons import Cron
 from .errors import InvalidInput
 from .fields import (
     MAX_CONCURRENCY,
+    MAX_CRONS,
     MAX_SECONDS,
     MAX_STEPS,
     MAX_VERSION,
@@ -144,6 +146,7 @@ class WorkflowDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaul
     steps: Annotated[list[StepDefinition], Meta(min_length=1, max_length=MAX_STEPS)]
     version: Annotated[str, Meta(max_length=MAX_VERSION)] = ""
     on_events: list[str] = []
+    on_crons: Annotated[list[Cron], Meta(max_length=MAX_CRONS)] = []
     on_failure: StepDefinition | None = None
     sticky: StickyStrategy | None = None
     sticky_on_loss: StickyOnLoss = StickyOnLoss.WAIT

@@ -8,6 +8,7 @@ __all__ = [
     "EVENT_KEY_PATTERN",
     "ID_PATTERN",
     "MAX_CONCURRENCY",
+    "MAX_CRONS",
     "MAX_RETRIES",
     "MAX_SECONDS",
     "MAX_STEPS",
@@ -51,6 +52,7 @@ MAX_VERSION = 128
 
 MAX_CONCURRENCY = 8
 """Concurrency limits of one workflow."""
+MAX_CRONS = 100
 MAX_UNITS = 1_000_000_000
 
 Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]

@@ -72,6 +72,11 @@ class Keys:
         return f"{self.prefix}:outbox"
 
     @property
+    def schedules(self) -> str:
+        """hash: schedule id → the schedule with its next tick (JSON)."""
+        return f"{self.prefix}:schedules"
+
+    @property
     def rates(self) -> str:
         """hash: key of a rate limit → the limit, and the units given lately (JSON)."""
         return f"{self.prefix}:rates"

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from . import messages
+from . import messages, schedules
 from .codec import JSON, MSGPACK
 from .topology import Topology
 
@@ -22,6 +22,10 @@ MESSAGES: tuple[type, ...] = (
     messages.PushEvent,
     messages.CancelRun,
     messages.RunResult,
+    schedules.ScheduleRuns,
+    schedules.Unschedule,
+    schedules.AskSchedules,
+    schedules.ScheduleList,
     *EVENTS,
     *TO_WORKER,
 )
@@ -64,6 +68,27 @@ def asyncapi() -> dict[str, Any]:
             "cancellations": _exchange(
                 topology.exchange, "topic", topology.cancel_key("{run_id}"), [messages.CancelRun]
             ),
+            "schedules": _exchange(
+                topology.exchange,
+                "topic",
+                topology.schedule_key("{workflow}"),
+                [schedules.ScheduleRuns],
+            ),
+            "unschedules": _exchange(
+                topology.exchange,
+                "topic",
+                topology.unschedule_key("{schedule_id}"),
+                [schedules.Unschedule],
+            ),
+            "questions": _exchange(
+                topology.exchange, "topic", topology.schedules_key, [schedules.AskSchedules]
+            ),
+            "answers": {
+                "address": "{reply_to}",
+                "description": "the default exchange; reply_to of what was asked is the queue",
+                "messages": _references([schedules.ScheduleList]),
+                "bindings": {"amqp": {"is": "queue"}},
+            },
             "results": {
                 "address": "{reply_to}",
                 "description": "the default exchange; reply_to of the trigger is the queue",
@@ -82,6 +107,9 @@ def asyncapi() -> dict[str, Any]:
             "trigger": _operation("receive", "triggers", reply="results"),
             "push": _operation("receive", "pushedEvents"),
             "cancel": _operation("receive", "cancellations"),
+            "schedule": _operation("receive", "schedules", reply="answers"),
+            "unschedule": _operation("receive", "unschedules", reply="answers"),
+            "askSchedules": _operation("receive", "questions", reply="answers"),
             "report": _operation("receive", "events"),
             "assign": _operation("send", "work"),
         },
@@ -108,7 +136,16 @@ def _definitions(references: str) -> dict[str, Any]:
     return definitions
 
 
-_ALSO_JSON = (messages.Trigger, messages.PushEvent, messages.CancelRun, messages.RunResult)
+_ALSO_JSON = (
+    messages.Trigger,
+    messages.PushEvent,
+    messages.CancelRun,
+    messages.RunResult,
+    schedules.ScheduleRuns,
+    schedules.Unschedule,
+    schedules.AskSchedules,
+    schedules.ScheduleList,
+)
 
 
 def _references(types: list[type]) -> dict[str, Any]:

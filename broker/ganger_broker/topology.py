@@ -93,6 +93,19 @@ class Topology:
         """Routing key of an event that may start runs."""
         return f"event-push.{event}"
 
+    def schedule_key(self, workflow: str) -> str:
+        """Routing key of a request for runs at some times."""
+        return f"schedule.{workflow}"
+
+    def unschedule_key(self, schedule_id: str) -> str:
+        """Routing key of a request to delete a schedule."""
+        return f"unschedule.{schedule_id}"
+
+    @property
+    def schedules_key(self) -> str:
+        """Routing key of a request for all schedules."""
+        return "schedules"
+
     def event_key(self, worker: str) -> str:
         """Routing key of a worker's events."""
         return f"event.{worker}"
@@ -121,6 +134,9 @@ class Topology:
             Binding(self.exchange, self.triggers, "trigger.#"),
             Binding(self.exchange, self.triggers, "cancel.#"),
             Binding(self.exchange, self.triggers, "event-push.#"),
+            Binding(self.exchange, self.triggers, "schedule.#"),
+            Binding(self.exchange, self.triggers, "unschedule.#"),
+            Binding(self.exchange, self.triggers, self.schedules_key),
             Queue(self.events, self._shared_arguments()),
             Binding(self.exchange, self.events, "event.#"),
             Binding(self.exchange, self.events, "returned.#"),

@@ -11,8 +11,10 @@ from ganger_broker.codec import (
     decode_cancel,
     decode_events,
     decode_push,
+    decode_schedule,
     decode_to_worker,
     decode_trigger,
+    decode_unschedule,
     kind_of,
 )
 from ganger_broker.errors import InvalidMessage, MalformedMessage
@@ -26,7 +28,10 @@ from .core.facts import (
     CancelRequested,
     EventPushed,
     MessageRefused,
+    ScheduleRequested,
+    SchedulesAsked,
     TriggerReceived,
+    UnscheduleRequested,
 )
 from .core.records import ReplyAddress
 
@@ -80,6 +85,15 @@ def facts_of(delivery: Delivery, limit: int) -> Iterable[Fact]:
                 )
             event_id = event.event_id or _id_of(delivery)
             yield EventPushed(name, event, event_id, _reply(delivery))
+        case "schedule":
+            request = decode_schedule(delivery.body, delivery.content_type, limit)
+            schedule_id = request.schedule_id or _id_of(delivery)
+            yield ScheduleRequested(request, schedule_id, _reply(delivery))
+        case "unschedule":
+            unwanted = decode_unschedule(delivery.body, delivery.content_type, limit)
+            yield UnscheduleRequested(unwanted.schedule_id, _reply(delivery))
+        case "schedules":
+            yield SchedulesAsked(_reply(delivery))
         case "cancel":
             cancel = decode_cancel(delivery.body, delivery.content_type, limit)
             yield CancelRequested(cancel.run_id, cancel.reason)

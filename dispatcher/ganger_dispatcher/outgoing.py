@@ -8,14 +8,14 @@ from ganger_broker.codec import encode
 from ganger_broker.topology import Topology
 from ganger_broker.transport import Outgoing
 
-from .core.effects import Assign, Bury, Effect, Reply, Tell
+from .core.effects import Answer, Assign, Bury, Effect, Reply, Tell
 
 __all__ = ["Sendable", "pack", "sendable"]
 
 _MOST_HEADERS = 32 * 2**10
 """Characters of foreign headers that a dead letter keeps: all must fit one frame of 128 KiB."""
 
-Sendable = Assign | Tell | Reply | Bury
+Sendable = Assign | Tell | Reply | Answer | Bury
 
 
 def sendable(effects: Iterable[Effect]) -> list[Sendable]:
@@ -36,6 +36,15 @@ def pack(effect: Sendable, topology: Topology) -> Outgoing:
                 "",
                 address.reply_to,
                 encode(effect.result, address.content_type),
+                content_type=address.content_type,
+                correlation_id=address.correlation_id,
+            )
+        case Answer():
+            address = effect.address
+            return Outgoing(
+                "",
+                address.reply_to,
+                encode(effect.answer, address.content_type),
                 content_type=address.content_type,
                 correlation_id=address.correlation_id,
             )

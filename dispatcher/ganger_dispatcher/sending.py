@@ -12,7 +12,7 @@ from ganger_broker.topology import Topology
 from ganger_broker.transport import Published, Transport
 
 from .core.core import Fact
-from .core.effects import Assign, Bury, Reply
+from .core.effects import Answer, Assign, Bury, Reply
 from .core.facts import AssignmentReturned
 from .inbox import Inbox, Received
 from .outgoing import Sendable, pack
@@ -144,9 +144,13 @@ class Sender:
                 gone = outcome is Published.RETURNED
                 self._tell(AssignmentReturned(message.worker, attempt, no_queue=gone))
             return
-        if isinstance(message, Reply) and outcome is Published.IMPOSSIBLE:
-            address = message.address.reply_to
-            self._log.error("answer_impossible", run=message.result.run_id, reply_to=address)
+        if isinstance(message, Reply | Answer) and outcome is Published.IMPOSSIBLE:
+            address = message.address
+            self._log.error(
+                "answer_impossible",
+                correlation_id=address.correlation_id,
+                reply_to=address.reply_to,
+            )
         elif outcome is not Published.CONFIRMED and not _nobody_there(message, outcome):
             what = type(message).__name__
             raise TransportError(f"the broker did not keep a {what}: {outcome.value}")

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -21,7 +22,14 @@ from ganger_broker.transport import Transport
 from .core.core import Core, Fact
 from .core.effects import Beat, DeleteQueue, Effect
 from .core.events import expanded
-from .core.facts import BrokerRestored, EventPushed, TimePassed, TriggerReceived
+from .core.facts import (
+    BrokerRestored,
+    EventPushed,
+    ScheduleRequested,
+    TimePassed,
+    TriggerReceived,
+)
+from .core.schedules import one_off_schedules, tick_run_id
 from .core.state import Policy
 from .inbox import Inbox, Received
 from .intake import read, refusal
@@ -274,6 +282,7 @@ class Term:
 
     async def _look_up_ended(self, facts: dict[Received, list[Fact]]) -> None:
         """Give triggers of runs that have ended their results: the core knows only live ones."""
+        await self._look_up_ticks(facts)
         runs = self._core.state.runs
         asked = [
             (those, fact)
@@ -291,6 +300,16 @@ class Term:
             own, parent = ended.get(fact.run_id), ended.get(_parent_run(fact))
             if own or parent:
                 those[those.index(fact)] = replace(fact, ended=own, parent_ended=parent)
+
+    async def _look_up_ticks(self, facts: dict[Received, list[Fact]]) -> None:
+        """The same for runs at given times: a request that comes again starts nothing anew."""
+        for those in facts.values():
+            for at, fact in enumerate(those):
+                if isinstance(fact, ScheduleRequested):
+                    wanted = one_off_schedules(fact.request, fact.schedule_id)
+                    run_ids = [tick_run_id(each.schedule_id, each.next_at) for each in wanted]
+                    ended = await self._persist(partial(self._store.ended, run_ids))
+                    those[at] = replace(fact, ended=frozenset(ended))
 
     async def _carry_out(self, effects: list[Effect], batch: list[Received]) -> None:
         """Commit, then publish and acknowledge in the background, in order."""

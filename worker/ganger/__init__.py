@@ -1,5 +1,6 @@
 """Ganger: a distributed worker runtime that runs every step on the worker best suited to it."""
 
+from ganger_broker.crons import Cron
 from ganger_broker.definitions import Concurrency, ConcurrencyStrategy, StickyStrategy
 from ganger_broker.errors import (
     GangerError,
@@ -29,6 +30,7 @@ __all__ = [
     "Concurrency",
     "ConcurrencyStrategy",
     "Context",
+    "Cron",
     "Ganger",
     "GangerError",
     "InvalidInput",

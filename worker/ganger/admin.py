@@ -2,7 +2,8 @@
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ import msgspec
 from ganger_broker.errors import InvalidInput
 from ganger_broker.messages import CancelRun, Trigger
 from ganger_broker.plain_values import plain
+from ganger_broker.schedules import AskSchedules, ScheduleInfo, ScheduleRuns, Unschedule
 
 from .background import BackgroundLoop
 from .client import Client, WorkflowRunRef
@@ -83,6 +85,68 @@ class AsyncAdmin:
         request = checked({"run_id": run_id, "reason": reason}, CancelRun)
         await (await self.client()).cancel(request)
 
+    async def schedule_workflow(
+        self,
+        workflow: str | object,
+        at: datetime | Iterable[datetime],
+        input: Mapping[str, Any] | None = None,
+        *,
+        schedule_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        priority: int = 1,
+        desired_worker_labels: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """Have a workflow run once at each of these times; the ids of the schedules.
+
+        ``at`` have a time zone; one that has passed is now. ``schedule_id`` makes it idempotent;
+        of several times the ids are ``<schedule_id>-1`` and so on. The other fields are those of
+        ``run_workflow``.
+
+        Raises:
+            InvalidInput: one of these is wrong; the text names the field.
+            TimeoutError: no dispatcher answered; it may be scheduled all the same.
+            TransportError: the broker refuses the connection.
+        """
+        fields = {
+            "workflow": workflow_name_of(workflow),
+            "at": _times(at),
+            "schedule_id": uuid4().hex if schedule_id is None else schedule_id,
+            "input": plain({} if input is None else input, "input"),
+            "metadata": plain({} if metadata is None else metadata, "metadata"),
+            "priority": priority,
+            "desired_worker_labels": written(desired_worker_labels, "desired_worker_labels"),
+        }
+        request = checked(fields, ScheduleRuns)
+        key = self._app.settings.topology().schedule_key(request.workflow)
+        found = await self._ask(key, request)
+        return [schedule.schedule_id for schedule in found]
+
+    async def list_schedules(self) -> list[ScheduleInfo]:
+        """All schedules, those of crons too, the next to come first.
+
+        Raises:
+            TimeoutError: no dispatcher answered.
+            TransportError: the broker refuses the connection.
+        """
+        return await self._ask(self._app.settings.topology().schedules_key, AskSchedules())
+
+    async def delete_schedule(self, schedule_id: str) -> None:
+        """Delete a schedule that has not run yet.
+
+        Raises:
+            InvalidInput: there is none, or it is a cron's: that one is deleted in its workflow.
+            TimeoutError: no dispatcher answered; it may be deleted all the same.
+            TransportError: the broker refuses the connection.
+        """
+        request = checked({"schedule_id": schedule_id}, Unschedule)
+        await self._ask(self._app.settings.topology().unschedule_key(schedule_id), request)
+
+    async def _ask(self, key: str, request: object) -> list[ScheduleInfo]:
+        answer = await (await self.client()).ask(key, request)
+        if answer.error is not None:
+            raise InvalidInput(f"schedule: {answer.error}")
+        return answer.schedules
+
     async def close(self) -> None:
         """Close the connection of this event loop; it is opened again when needed."""
         loop = asyncio.get_running_loop()
@@ -136,6 +200,17 @@ def _failed(task: asyncio.Task[Any]) -> bool:
     return task.cancelled() or task.exception() is not None
 
 
+def _times(at: datetime | Iterable[datetime]) -> list[datetime]:
+    times = [at] if isinstance(at, datetime) else list(at)
+    for number, each in enumerate(times):
+        if not isinstance(each, datetime) or each.tzinfo is None:
+            raise InvalidInput(
+                f"at[{number}]: {each!r} must be a datetime with a time zone, such as "
+                "datetime.now(UTC) + timedelta(hours=1)"
+            )
+    return times
+
+
 _RIGHT = {
     "workflow": "must be a workflow's name: lower case letters, digits and _ . -",
     "input": "must be a map with strings as keys",
@@ -143,6 +218,7 @@ _RIGHT = {
     "payload": "must be a map with strings as keys",
     "event_id": "must be 1 to 128 letters, digits and _ . : -",
     "run_id": "must be 1 to 128 letters, digits and _ . : -",
+    "schedule_id": "must be 1 to 120 letters, digits and _ . : -",
     "priority": "must be 1, 2 or 3 (3 goes first)",
 }
 
@@ -182,6 +258,9 @@ class Admin:
 
     run_workflow = _blocking(AsyncAdmin.run_workflow)
     cancel = _blocking(AsyncAdmin.cancel)
+    schedule_workflow = _blocking(AsyncAdmin.schedule_workflow)
+    list_schedules = _blocking(AsyncAdmin.list_schedules)
+    delete_schedule = _blocking(AsyncAdmin.delete_schedule)
 
     def close(self) -> None:
         """Close its connection and end its thread; both come back when needed."""

@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
+from ganger_broker.crons import Cron
 from ganger_broker.definitions import Concurrency, RateLimit, StickyOnLoss, StickyStrategy
 from ganger_broker.errors import InvalidInput, InvalidWorkflow
 from ganger_broker.labels import LabelValue
@@ -56,6 +57,7 @@ class Ganger:
         name: str | None = None,
         *,
         on_events: Sequence[str] = (),
+        on_crons: Sequence[str | Cron] = (),
         schedule_timeout: Duration = DEFAULT_SCHEDULE_TIMEOUT,
         version: str = "",
         sticky: StickyStrategy | str | None = None,
@@ -67,15 +69,18 @@ class Ganger:
 
         Or, without a class: what this returns takes functions as its steps, by ``task``.
 
-        ``name``: by default the class's, in lower case. ``on_events``: keys of events that start
-        a run, with ``*`` for anything (``"image:*"``). ``schedule_timeout``: for how long
-        its steps may wait for a worker, where they don't say so themselves. ``sticky``:
-        ``SOFT`` or ``HARD``, whether the steps of a run stay on one worker; their labels count
-        all the same. ``sticky_on_loss``: with HARD and that worker lost, ``"wait"`` for it until
-        the schedule time-out, or ``"repin"`` to another eligible one. ``input_validator``: a
-        pydantic model; a trigger whose input does not fit is refused before anything runs, and
-        ``context.workflow_input()`` is an object of it. ``concurrency``: how many of its runs go
-        on at once, of all or for each value of a key of the input.
+        - ``name``: by default the class's, in lower case.
+        - ``on_events``: keys of events that start a run, with ``*`` for anything (``"image:*"``).
+        - ``on_crons``: when it runs by the clock, cron expressions in UTC, or ``Cron(…)``.
+        - ``schedule_timeout``: for how long its steps may wait for a worker, where they don't say
+          so themselves.
+        - ``sticky``: ``SOFT`` or ``HARD``, whether the steps of a run stay on one worker; their
+          labels count all the same. ``sticky_on_loss``: with HARD and that worker lost, ``"wait"``
+          for it until the schedule time-out, or ``"repin"`` to another eligible one.
+        - ``input_validator``: a pydantic model; a trigger whose input does not fit is refused
+          before anything runs, and ``context.workflow_input()`` is an object of it.
+        - ``concurrency``: how many of its runs go on at once, of all or for each value of a key
+          of the input.
 
         Raises:
             InvalidWorkflow: something about it is wrong; the text names it.
@@ -83,6 +88,7 @@ class Ganger:
         check_parentheses(name, "workflow")
         options = {
             "on_events": on_events,
+            "on_crons": on_crons,
             "schedule_timeout": schedule_timeout,
             "version": version,
             "sticky": sticky,
@@ -97,6 +103,7 @@ class Ganger:
         name: str | None = None,
         *,
         on_events: Sequence[str] = (),
+        on_crons: Sequence[str | Cron] = (),
         version: str = "",
         input_validator: type[Any] | None = None,
         concurrency: Concurrency | Sequence[Concurrency] | None = None,
@@ -104,9 +111,9 @@ class Ganger:
     ) -> Callable[[Callable[..., Any]], Task]:
         """Make a function of (input, context) a workflow of one step, with ``run`` and others.
 
-        ``name``: by default the function's, in lower case. ``on_events``, ``version``,
-        ``input_validator`` and ``concurrency`` are those of ``workflow``, the other options
-        those of ``step``.
+        ``name``: by default the function's, in lower case. ``on_events``, ``on_crons``,
+        ``version``, ``input_validator`` and ``concurrency`` are those of ``workflow``, the
+        other options those of ``step``.
 
         Raises:
             InvalidWorkflow: something about it is wrong; the text names it.
@@ -118,6 +125,7 @@ class Ganger:
             given = getattr(function, "__name__", "").lower() if name is None else name
             workflow = {
                 "on_events": on_events,
+                "on_crons": on_crons,
                 "version": version,
                 "schedule_timeout": DEFAULT_SCHEDULE_TIMEOUT,
                 "sticky": None,

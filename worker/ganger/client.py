@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from ganger_broker.codec import decode_result, encode
+from ganger_broker.codec import decode_result, decode_schedules, encode
 from ganger_broker.errors import (
     GangerError,
     InvalidMessage,
@@ -19,6 +19,7 @@ from ganger_broker.errors import (
     TransportError,
 )
 from ganger_broker.messages import CancelRun, PushEvent, RunResult, RunStatus, Trigger
+from ganger_broker.schedules import ScheduleList
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Delivery, Outgoing, Transport
 
@@ -29,6 +30,8 @@ __all__ = ["Client", "WorkflowRunRef", "output_of"]
 
 _log = structlog.get_logger(__name__)
 
+ANSWER_PATIENCE = 10.0
+"""Seconds to wait for the dispatcher's answer to a question."""
 REPLY_PREFETCH = 1000
 CLOSE_PATIENCE = 1.0
 """Seconds to tidy up in when closing."""
@@ -156,6 +159,7 @@ class Client:
         self._topology = settings.topology()
         self._awaited: WeakValueDictionary[str, _Awaited] = WeakValueDictionary()
         self._asking: set[asyncio.Task[None]] = set()
+        self._asked: dict[str, asyncio.Future[ScheduleList]] = {}
 
     async def connect(self) -> None:
         """Connect, and consume the results.
@@ -233,6 +237,33 @@ class Client:
             messages.append(Outgoing(self._topology.exchange, key, body))
         await publish_until_confirmed(self._transport, self._topology, messages)
 
+    async def ask(self, key: str, request: object) -> ScheduleList:
+        """Ask the dispatcher about schedules, and wait for its answer.
+
+        Raises:
+            TimeoutError: none came; what was asked may be done all the same.
+        """
+        asked = uuid4().hex
+        answer: asyncio.Future[ScheduleList] = asyncio.get_running_loop().create_future()
+        self._asked[asked] = answer
+        message = Outgoing(
+            self._topology.exchange,
+            key,
+            encode(request),
+            reply_to=self._topology.reply_queue(self.id),
+            correlation_id=asked,
+        )
+        try:
+            async with asyncio.timeout(ANSWER_PATIENCE):
+                await publish_until_confirmed(self._transport, self._topology, [message])
+                return await answer
+        except TimeoutError:
+            raise TimeoutError(
+                f"no answer within {ANSWER_PATIENCE:g} s: is a dispatcher running?"
+            ) from None
+        finally:
+            del self._asked[asked]
+
     async def cancel(self, request: CancelRun) -> None:
         """Ask to cancel a run; returns when the broker has the request."""
         message = Outgoing(
@@ -241,6 +272,10 @@ class Client:
         await publish_until_confirmed(self._transport, self._topology, [message])
 
     def _receive(self, delivery: Delivery) -> None:
+        answer = self._asked.get(delivery.correlation_id or "")
+        if answer is not None:
+            self._answered(answer, delivery)
+            return
         awaited = self._awaited.get(delivery.correlation_id or "")
         if awaited is None:
             return  # nobody can ask for it any more
@@ -251,6 +286,15 @@ class Client:
         except InvalidMessage as exc:
             _log.error("a result cannot be read", run=delivery.correlation_id, detail=str(exc))
             awaited.end(None, exc)
+
+    def _answered(self, answer: "asyncio.Future[ScheduleList]", delivery: Delivery) -> None:
+        if answer.done():
+            return
+        body = delivery.body
+        try:
+            answer.set_result(decode_schedules(body, delivery.content_type, len(body)))
+        except InvalidMessage as exc:
+            answer.set_exception(exc)
 
     async def _ask_again(self) -> None:
         """Results may have been lost with the connection (they are consumed without acks, and

@@ -8,6 +8,7 @@ from enum import StrEnum
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypedDict, TypeVar, get_type_hints
 
+from ganger_broker.crons import Cron
 from ganger_broker.definitions import (
     Concurrency,
     FromInput,
@@ -23,6 +24,7 @@ from ganger_broker.expressions import check_expression, check_sets_labels
 from ganger_broker.fields import MAX_RETRIES, MAX_SECONDS, MAX_STEPS, MAX_VERSION, NAME_PATTERN
 from ganger_broker.labels import LabelValue, conditions_to_desired, parse_desired
 
+from .crons import checked_crons
 from .flow_control import checked_concurrency, checked_units
 
 __all__ = [
@@ -171,6 +173,7 @@ def declare_workflow(
     sticky_on_loss: StickyOnLoss | str,
     input_validator: type[Any] | None = None,
     concurrency: Concurrency | Sequence[Concurrency] | None = None,
+    on_crons: Sequence[str | Cron] = (),
 ) -> Callable[[C], C]:
     """The decorator that makes a class a workflow; see ``Ganger.workflow``."""
     check_parentheses(name, "workflow")
@@ -191,12 +194,13 @@ def declare_workflow(
             given,
             [_definition(step, default) for step in own],
             version,
-            list(on_events),
-            _on_failure([step for _, step in steps], default, place),
-            None if sticky is None else _choice(StickyStrategy, sticky, f"{place}: sticky"),
-            _choice(StickyOnLoss, sticky_on_loss, f"{place}: sticky_on_loss"),
-            _schema_of(input_validator, place),
-            checked_concurrency(concurrency, f"{place}: concurrency"),
+            on_events=list(on_events),
+            on_crons=checked_crons(on_crons, f"{place}: on_crons"),
+            on_failure=_on_failure([step for _, step in steps], default, place),
+            sticky=None if sticky is None else _choice(StickyStrategy, sticky, f"{place}: sticky"),
+            sticky_on_loss=_choice(StickyOnLoss, sticky_on_loss, f"{place}: sticky_on_loss"),
+            input_schema=_schema_of(input_validator, place),
+            concurrency=checked_concurrency(concurrency, f"{place}: concurrency"),
         )
         methods = {step.name: method for method, step in steps}
         setattr(cls, _WORKFLOW, Declaration(definition, methods, input_validator))

@@ -5,7 +5,7 @@ import typer
 from .checking import doctor
 from .matching import explain, match
 from .serving import dispatcher
-from .showing import runs, workers
+from .showing import runs, schedules, workers
 
 __all__ = ["commands"]
 
@@ -15,6 +15,7 @@ def commands(app: typer.Typer) -> None:
     app.command()(dispatcher)
     app.command()(workers)
     app.command()(runs)
+    app.command()(schedules)
     app.command()(explain)
     app.command()(match)
     app.command()(doctor)

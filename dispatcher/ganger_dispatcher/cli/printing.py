@@ -12,7 +12,15 @@ from rich.text import Text
 
 from ganger_broker.messages import RunError
 
-__all__ = ["add_row", "error_text", "id_table", "print_json", "print_table", "time_text"]
+__all__ = [
+    "add_row",
+    "date_text",
+    "error_text",
+    "id_table",
+    "print_json",
+    "print_table",
+    "time_text",
+]
 
 _UNBROKEN = 36
 """Characters of an id that are kept on one line, in which it can be copied whole."""
@@ -46,6 +54,11 @@ def add_row(table: Table, *cells: str) -> None:
 def error_text(error: RunError) -> str:
     """An error in one line."""
     return ": ".join(part for part in (error.type, error.message) if part) or error.reason.value
+
+
+def date_text(at: int) -> str:
+    """Date and time of day, here; ``at`` in ms."""
+    return datetime.fromtimestamp(at / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def time_text(at: int) -> str:

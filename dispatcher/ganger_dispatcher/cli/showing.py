@@ -1,4 +1,4 @@
-"""The verbs ``workers`` and ``runs``."""
+"""The verbs ``workers``, ``runs`` and ``schedules``."""
 
 from datetime import timedelta
 from typing import Annotated, Any
@@ -9,9 +9,9 @@ import typer
 from ganger_dispatcher.core.records import RunHeader, StepRun, Worker
 
 from .options import AsJson, Prefix, RedisUrl, ask, settings_for_reading
-from .printing import add_row, error_text, id_table, print_json, print_table, time_text
+from .printing import add_row, date_text, error_text, id_table, print_json, print_table, time_text
 
-__all__ = ["runs", "workers"]
+__all__ = ["runs", "schedules", "workers"]
 
 
 def workers(as_json: AsJson = False, redis_url: RedisUrl = None, prefix: Prefix = None) -> None:
@@ -63,6 +63,29 @@ def runs(
             time_text(header.created_at) + _took_text(header),
         )
     print_table(table, found, "there are no runs")
+
+
+def schedules(as_json: AsJson = False, redis_url: RedisUrl = None, prefix: Prefix = None) -> None:
+    """Show what runs by the clock: crons, and runs asked for at given times."""
+    settings = settings_for_reading(redis_url, prefix)
+    found = ask(settings, lambda store: store.schedules())
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+        return
+    columns = ("schedule", "workflow", "cron", "next", "last")
+    ids = (schedule.schedule_id for schedule in found)
+    table = id_table(*columns, ids=ids, title="Schedules")
+    for schedule in found:
+        cron = schedule.cron
+        add_row(
+            table,
+            schedule.schedule_id,
+            schedule.workflow,
+            f"{cron.expression}\n{cron.timezone}" if cron else "once",
+            date_text(schedule.next_at),
+            date_text(schedule.last_at) if schedule.last_at else "",
+        )
+    print_table(table, found, "there are no schedules")
 
 
 def _worker_json(worker: Worker) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ganger_broker.messages import (
     WorkerRegistered,
 )
 
-from . import attempts, concurrency, events, placing, progress, triggers, workers
+from . import attempts, concurrency, events, placing, progress, schedules, triggers, workers
 from .coming import expect_again
 from .effects import Effect
 from .facts import (
@@ -23,8 +23,11 @@ from .facts import (
     CancelRequested,
     EventPushed,
     MessageRefused,
+    ScheduleRequested,
+    SchedulesAsked,
     TimePassed,
     TriggerReceived,
+    UnscheduleRequested,
 )
 from .rates import Rate
 from .records import Run, Snapshot, WorkerState, step_run_id
@@ -43,6 +46,9 @@ Fact = (
     | EventPushed
     | MessageRefused
     | CancelRequested
+    | ScheduleRequested
+    | UnscheduleRequested
+    | SchedulesAsked
     | AssignmentReturned
     | BrokerRestored
     | TimePassed
@@ -92,6 +98,12 @@ class Core:
                 triggers.received(state, fact)
             case EventPushed():
                 events.pushed(state, fact)
+            case ScheduleRequested():
+                schedules.requested(state, fact)
+            case UnscheduleRequested():
+                schedules.unschedule_requested(state, fact)
+            case SchedulesAsked():
+                schedules.asked(state, fact)
             case MessageRefused():
                 triggers.refused(state, fact)
             case CancelRequested():
@@ -141,6 +153,8 @@ class Core:
                     progress.schedule_timed_out(state, timer.name)
                 case "patience":
                     placing.patience_is_over(state, timer.name)
+                case "schedule":
+                    schedules.due(state, timer.name)
                 case "rate":
                     placing.room(state, timer.name)
                 case "backoff":
@@ -184,6 +198,8 @@ class Core:
             workers.watch(state, worker)
         for use in snapshot.rates:
             state.rates[use.limit.key] = Rate(use.limit, use.used)
+        for schedule in snapshot.schedules:
+            schedules.watch(state, schedule)
         for held in snapshot.held:
             state.held[held.run_id] = held
             state.wake(held.until, "held", held.run_id)

@@ -12,17 +12,20 @@ from ganger_broker.definitions import WorkflowDefinition
 from ganger_broker.fields import AttemptId
 from ganger_broker.labels import LabelValue
 from ganger_broker.messages import Assignment, RunResult, ToWorker
+from ganger_broker.schedules import ScheduleList
 
-from .records import Held, RateUse, ReplyAddress, RunHeader, StepRun, Worker
+from .records import Held, RateUse, ReplyAddress, RunHeader, Schedule, StepRun, Worker
 
 __all__ = [
     "AddPending",
+    "Answer",
     "Assign",
     "Beat",
     "Bury",
     "Count",
     "DeleteQueue",
     "DropPending",
+    "DropSchedule",
     "DropWorker",
     "Effect",
     "EndRun",
@@ -35,6 +38,7 @@ __all__ = [
     "StoreLoad",
     "StoreRate",
     "StoreRun",
+    "StoreSchedule",
     "StoreStep",
     "StoreWaits",
     "StoreWorker",
@@ -121,6 +125,25 @@ class StoreComing(msgspec.Struct, frozen=True):
 
     worker: str
     coming: dict[AttemptId, dict[str, LabelValue]]
+
+
+class StoreSchedule(msgspec.Struct, frozen=True):
+    """Keep a schedule, with its next tick."""
+
+    schedule: Schedule
+
+
+class DropSchedule(msgspec.Struct, frozen=True):
+    """There is no such schedule any more."""
+
+    schedule_id: str
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Answer a program that asked about schedules."""
+
+    address: ReplyAddress
+    answer: ScheduleList
 
 
 class StoreRate(msgspec.Struct, frozen=True):
@@ -253,6 +276,9 @@ Effect = (
     | StoreComing
     | StoreLabels
     | StoreRate
+    | StoreSchedule
+    | DropSchedule
+    | Answer
     | Beat
     | DropWorker
     | TakeAttempt

@@ -6,6 +6,7 @@ import msgspec
 
 from ganger_broker.fields import AttemptId
 from ganger_broker.messages import PushEvent, RunResult, Trigger
+from ganger_broker.schedules import ScheduleRuns
 
 from .records import ReplyAddress
 
@@ -15,8 +16,11 @@ __all__ = [
     "CancelRequested",
     "EventPushed",
     "MessageRefused",
+    "ScheduleRequested",
+    "SchedulesAsked",
     "TimePassed",
     "TriggerReceived",
+    "UnscheduleRequested",
 ]
 
 
@@ -51,6 +55,28 @@ class MessageRefused(msgspec.Struct, frozen=True):
     detail: str
     reply: ReplyAddress | None = None
     headers: dict[str, Any] = {}
+
+
+class ScheduleRequested(msgspec.Struct, frozen=True):
+    """A program wants runs at some times. ``ended``: ids of those of these runs that have."""
+
+    request: ScheduleRuns
+    schedule_id: str
+    reply: ReplyAddress | None = None
+    ended: frozenset[str] = frozenset()
+
+
+class UnscheduleRequested(msgspec.Struct, frozen=True):
+    """A program wants a schedule gone."""
+
+    schedule_id: str
+    reply: ReplyAddress | None = None
+
+
+class SchedulesAsked(msgspec.Struct, frozen=True):
+    """A program wants to know of all schedules."""
+
+    reply: ReplyAddress | None = None
 
 
 class CancelRequested(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from ganger_broker.crons import Cron
 from ganger_broker.definitions import RateLimit, StepDefinition, WorkflowDefinition
 from ganger_broker.fields import AttemptId
 from ganger_broker.labels import LabelValue
@@ -23,6 +24,7 @@ __all__ = [
     "ReplyAddress",
     "Run",
     "RunHeader",
+    "Schedule",
     "Snapshot",
     "StepRun",
     "Worker",
@@ -217,6 +219,21 @@ class RateUse(msgspec.Struct, frozen=True):
     used: dict[int, int] = {}
 
 
+class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Runs by the clock: at the ticks of a cron, or once. ``next_at`` is the tick waited for,
+    ``last_at`` the last one that had a run; the other fields are those of one that runs once."""
+
+    schedule_id: str
+    workflow: str
+    next_at: int
+    last_at: int | None = None
+    cron: Cron | None = None
+    input: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    priority: int = 1
+    desired_worker_labels: dict[str, Any] = {}
+
+
 class Snapshot(msgspec.Struct):
     """All that a leader finds in Redis when it takes over.
 
@@ -229,3 +246,4 @@ class Snapshot(msgspec.Struct):
     runs: list[tuple[str, RunHeader, dict[str, StepRun]]] = []
     held: list[Held] = []
     rates: list[RateUse] = []
+    schedules: list[Schedule] = []

@@ -9,7 +9,7 @@ from ganger_broker.messages import RunResult
 from ganger_dispatcher.placement import Placement
 
 from .effects import Effect
-from .records import Held, Run, Worker
+from .records import Held, Run, Schedule, Worker
 from .versions import Versions
 from .workflow import Workflow
 
@@ -59,7 +59,8 @@ class State:
     prefer, and what they require meanwhile; ``look_again`` whether for some of them there may
     be nobody any more; ``rates`` the rate limits by key, ``limited`` pending steps that wait
     for one, with its key and their number there; ``groups`` the runs that concurrency limits,
-    ``vacated`` groups in which there is room again; ``sequence`` numbers what waits.
+    ``vacated`` groups in which there is room again; ``sequence`` numbers what waits;
+    ``schedules`` runs by the clock, by id.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -82,6 +83,7 @@ class State:
         self.groups: dict[GroupId, Group] = {}
         self.vacated: dict[GroupId, None] = {}
         self.sequence = 0
+        self.schedules: dict[str, Schedule] = {}
         self._timers: list[Timer] = []
 
     def emit(self, *effects: Effect) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from copy import deepcopy
 
+from ganger_broker.crons import check_cron
 from ganger_broker.definitions import WorkflowDefinition, check_rates
 from ganger_broker.errors import InvalidInput
 from ganger_broker.expressions import check_expression, check_sets_labels
@@ -37,6 +38,7 @@ from .inputs import schema_problem
 from .placing import look_again, match, place_patient_anew, release, repin, room
 from .rates import Rate
 from .records import RateUse, Worker, WorkerState
+from .schedules import follow_crons
 from .state import State
 from .triggers import workflow_registered
 from .versions import versions_of
@@ -118,6 +120,8 @@ def _bad_definition(state: State, event: WorkerRegistered) -> str | None:
         if problem is not None:
             return f"{place}: input_schema: is no JSON Schema: {problem}"
         try:
+            for number, cron in enumerate(flow.on_crons):
+                check_cron(cron, f"{place}: on_crons[{number}]")
             for number, rule in enumerate(flow.concurrency):
                 if rule.key is not None:
                     check_expression(rule.key, f"{place}: concurrency[{number}].key")
@@ -185,6 +189,7 @@ def _register_workflows(state: State, event: WorkerRegistered) -> list[str]:
             state.workflows[definition.name] = Workflow(definition)
             anticipate(state, definition)
             state.emit(StoreWorkflow(definition))
+            follow_crons(state, definition)
     return fresh
 
 

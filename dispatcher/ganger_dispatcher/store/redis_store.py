@@ -14,7 +14,15 @@ from ganger_broker.errors import EpochSuperseded, MissingExtra, StoreError, Stor
 from ganger_broker.keys import Keys
 from ganger_broker.messages import RunError, RunResult, RunStatus
 from ganger_dispatcher.core.effects import Bury, Effect, Reply
-from ganger_dispatcher.core.records import Held, RateUse, RunHeader, Snapshot, StepRun, Worker
+from ganger_dispatcher.core.records import (
+    Held,
+    RateUse,
+    RunHeader,
+    Schedule,
+    Snapshot,
+    StepRun,
+    Worker,
+)
 
 from .writes import Writes
 
@@ -160,6 +168,7 @@ class RedisStore:
             workers=await self.workers(),
             runs=[(run_id, *read_run(fields)) for run_id, fields in runs.items()],
             held=[msgspec.json.decode(text, type=Held) for text in held],
+            schedules=await self.schedules(),
             rates=[msgspec.json.decode(text, type=RateUse) for text in rates],
         )
 
@@ -185,6 +194,12 @@ class RedisStore:
             for name, held in zip(names, attempts, strict=True)
             if name in states
         ]
+
+    async def schedules(self) -> list[Schedule]:
+        """All schedules, the next to come first."""
+        found = await _asked(self._redis.hvals(self._keys.schedules))
+        schedules = [msgspec.json.decode(text, type=Schedule) for text in found]
+        return sorted(schedules, key=lambda schedule: (schedule.next_at, schedule.schedule_id))
 
     async def run(self, run_id: str) -> tuple[RunHeader, dict[str, StepRun]] | None:
         """One run, ended or not; None where there is none."""

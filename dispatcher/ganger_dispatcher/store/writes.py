@@ -166,6 +166,12 @@ class Writes:
     def _store_coming(self, effect: do.StoreComing) -> None:
         self.set(self._keys.worker(effect.worker), {"coming": to_json(effect.coming)})
 
+    def _store_schedule(self, effect: do.StoreSchedule) -> None:
+        self.set(self._keys.schedules, {effect.schedule.schedule_id: effect.schedule})
+
+    def _drop_schedule(self, effect: do.DropSchedule) -> None:
+        self.drop(self._keys.schedules, [effect.schedule_id])
+
     def _store_rate(self, effect: do.StoreRate) -> None:
         self.set(self._keys.rates, {effect.use.limit.key: effect.use})
 
@@ -261,6 +267,8 @@ _WRITERS: dict[type, Callable[[Writes, Any], None]] = {
     do.StoreComing: Writes._store_coming,
     do.StoreLabels: Writes._store_labels,
     do.StoreRate: Writes._store_rate,
+    do.StoreSchedule: Writes._store_schedule,
+    do.DropSchedule: Writes._drop_schedule,
     do.Beat: Writes._beat,
     do.DropWorker: Writes._drop_worker,
     do.TakeAttempt: Writes._take_attempt,

@@ -13,6 +13,7 @@ from ganger_dispatcher.core.records import (
     Held,
     RateUse,
     RunHeader,
+    Schedule,
     Snapshot,
     StepRun,
     Worker,
@@ -38,6 +39,7 @@ class Stored:
         self.workflows: dict[str, WorkflowDefinition] = {}
         self.definitions: dict[str, WorkflowDefinition] = {}
         self.held: dict[str, Held] = {}
+        self.schedules: dict[str, Schedule] = {}
         self.rates: dict[str, RateUse] = {}
 
     def apply(self, effects: list[Effect]) -> None:
@@ -50,6 +52,10 @@ class Stored:
                     self.headers[run_id] = replace(self.headers[run_id], pinned=None)
                 case do.Unqueue(run_id):
                     self.headers[run_id] = replace(self.headers[run_id], queued=None)
+                case do.StoreSchedule(schedule):
+                    self.schedules[schedule.schedule_id] = schedule
+                case do.DropSchedule(schedule_id):
+                    del self.schedules[schedule_id]
                 case do.StoreRate(use):
                     self.rates[use.limit.key] = deepcopy(use)
                 case do.AddPending(step_run, deadline):
@@ -114,6 +120,7 @@ class Stored:
             workers=[self._read_worker(worker_id) for worker_id in self.workers],
             runs=[(run, self.headers[run], dict(self.steps[run])) for run in sorted(self.active)],
             held=list(self.held.values()),
+            schedules=list(self.schedules.values()),
             rates=list(self.rates.values()),
         )
 

@@ -17,10 +17,18 @@ __all__ = ["main"]
 _PANELS = {
     "Try it, in one process": ("demo", "dev"),
     "Run it, with RabbitMQ and Redis": ("dispatcher", "worker"),
-    "Use it": ("trigger", "cancel", "schema"),
-    "Look at it": ("workers", "runs", "explain", "match", "doctor"),
+    "Use it": ("trigger", "cancel", "unschedule", "schema"),
+    "Look at it": ("workers", "runs", "schedules", "explain", "match", "doctor"),
 }
-_DISPATCHER_VERBS = ("dispatcher", "workers", "runs", "explain", "match", "doctor")
+_DISPATCHER_VERBS = (
+    "dispatcher",
+    "workers",
+    "runs",
+    "schedules",
+    "explain",
+    "match",
+    "doctor",
+)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -56,6 +64,7 @@ def _commands() -> typer.Typer:
     app.command()(work.worker)
     app.command()(ask.trigger)
     app.command()(ask.cancel)
+    app.command()(ask.unschedule)
     app.command()(ask.schema)
     _add_installed(app)
     _group(app)

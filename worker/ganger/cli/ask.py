@@ -1,7 +1,9 @@
-"""The verbs of programs: ``trigger``, ``cancel`` and ``schema``."""
+"""The verbs of programs: ``trigger``, ``cancel``, ``unschedule`` and ``schema``."""
 
 import asyncio
-from typing import Annotated, Any
+from collections.abc import Coroutine
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
@@ -17,7 +19,9 @@ from ganger_broker.settings import Settings, environment_name, flag_name
 
 from .options import BrokerUrl, Prefix, read_object
 
-__all__ = ["cancel", "print_json", "schema", "trigger"]
+__all__ = ["cancel", "print_json", "schema", "trigger", "unschedule"]
+
+T = TypeVar("T")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -51,6 +55,14 @@ def trigger(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for its end and print what each step returned.")
     ] = False,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TIME",
+            help="Run it then, such as 2027-01-01T09:00+01:00; may be repeated. Prints the "
+            "schedule's id.",
+        ),
+    ] = None,
     timeout: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="At most, with --wait, such as 90s; the run goes on."),
@@ -76,6 +88,12 @@ def trigger(
         "desired_worker_labels": read_object("--desired-labels", desired_labels),
     }
     values = read_object("--input", input)
+    if at:
+        if wait:
+            raise InvalidInput("--wait: is not for --at: nobody waits that long")
+        fields["schedule_id"] = fields.pop("run_id")
+        _schedule(app, workflow, [_time(each) for each in at], values, fields, as_json)
+        return
 
     async def run() -> None:
         ref = None
@@ -97,6 +115,45 @@ def trigger(
             await app.admin.aio.close()
 
     asyncio.run(run())
+
+
+def _schedule(
+    app: Ganger,
+    workflow: str,
+    at: list[datetime],
+    values: dict[str, Any],
+    fields: dict[str, Any],
+    as_json: bool,
+) -> None:
+    ids = _asked(app, app.admin.aio.schedule_workflow(workflow, at, values, **fields))
+    if as_json:
+        print_json({"schedule_ids": ids})
+    else:
+        typer.echo("\n".join(ids))
+
+
+def _time(given: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(given)
+    except ValueError as exc:
+        raise InvalidInput(
+            f"--at: {given!r} must be a time such as 2027-01-01T09:00+01:00"
+        ) from exc
+    return at.astimezone()  # without an offset it is the time here
+
+
+def _asked(app: Ganger, question: Coroutine[Any, Any, T]) -> T:
+    async def asking() -> T:
+        try:
+            return await question
+        finally:
+            await app.admin.aio.close()
+
+    try:
+        return asyncio.run(asking())
+    except TimeoutError as exc:
+        typer.echo(f"ganger: {exc}", err=True)
+        raise typer.Exit(1) from None
 
 
 async def _show_result(ref: WorkflowRunRef, as_json: bool) -> None:
@@ -148,6 +205,24 @@ def cancel(
         print_json({"run_id": run_id, "reason": reason, "requested": True})
     else:
         typer.echo(f"asked to cancel run {run_id}")
+
+
+def unschedule(
+    schedule_id: Annotated[str, typer.Argument(metavar="SCHEDULE", help="The schedule's id.")],
+    as_json: AsJson = False,
+    broker_url: BrokerUrl = None,
+    prefix: Prefix = None,
+) -> None:
+    """Delete a schedule that has not run yet; `ganger schedules` shows them.
+
+    A cron's is deleted where its workflow says on_crons.
+    """
+    app = _app(broker_url, prefix)
+    _asked(app, app.admin.aio.delete_schedule(schedule_id))
+    if as_json:
+        print_json({"schedule_id": schedule_id, "deleted": True})
+    else:
+        typer.echo(f"deleted schedule {schedule_id}")
 
 
 def schema() -> None:

@@ -1,0 +1,84 @@
+"""Crons: when a workflow runs by the clock, and what of ticks at which nobody led."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+from cronsim import CronSim, CronSimError
+
+from .errors import InvalidInput
+from .fields import Priority
+
+__all__ = ["Cron", "MissedTicks", "check_cron", "next_tick"]
+
+
+class MissedTicks(StrEnum):
+    """What becomes of ticks at which no dispatcher led, once one does again."""
+
+    SKIP = "skip"
+    """They are passed over."""
+    CATCH_UP = "catch_up"
+    """Each of them has its run."""
+
+
+class Cron(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    """When a workflow runs by the clock: a cron expression of five fields, or of six with the
+    seconds first, as ``timezone`` reads it; with this input, metadata, priority and desired
+    labels."""
+
+    expression: str
+    timezone: str = "UTC"
+    input: dict[str, Any] = {}
+    missed: MissedTicks = MissedTicks.SKIP
+    metadata: dict[str, Any] = {}
+    priority: Priority = 1
+    desired_worker_labels: dict[str, Any] = {}
+
+
+def check_cron(cron: Cron, place: str) -> None:
+    """Check expression and time zone.
+
+    Raises:
+        InvalidInput: one is wrong, or no tick ever comes; the text names it.
+    """
+    try:
+        ZoneInfo(cron.timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+        raise InvalidInput(
+            f"{place}.timezone: {cron.timezone!r} must be a name of the IANA database, such as "
+            "'Europe/Berlin'"
+        ) from exc
+    try:
+        tick = next_tick(cron, round(datetime.now(UTC).timestamp() * 1000))
+    except CronSimError as exc:
+        raise InvalidInput(
+            f"{place}.expression: {cron.expression!r} is no cron expression such as "
+            f"'0 9 * * 1-5': {exc}"
+        ) from exc
+    if tick is None:
+        raise InvalidInput(f"{place}.expression: {cron.expression!r} never comes")
+
+
+def next_tick(cron: Cron, after: int) -> int | None:
+    """The first tick after this time, both ms since 1970; None where none ever comes.
+
+    Where the clock is put on, ticks of the hour that is missing come at its end; where it is put
+    back, ticks of the hour that comes twice come once (as Debian's cron has it).
+
+    Raises:
+        CronSimError: the expression is none.
+    """
+    zone = _zone(cron.timezone)
+    begin = datetime.fromtimestamp(after / 1000, UTC).astimezone(zone)
+    try:
+        return round(next(CronSim(cron.expression, begin)).timestamp() * 1000)
+    except StopIteration:
+        return None
+
+
+@lru_cache(256)
+def _zone(name: str) -> ZoneInfo:
+    return ZoneInfo(name)

@@ -1,0 +1,281 @@
+"""Runs by the clock: one run a tick, whoever leads and whatever comes twice."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from ganger_broker.crons import Cron, MissedTicks, next_tick
+from ganger_broker.definitions import StepDefinition, WorkflowDefinition
+from ganger_broker.schedules import ScheduleRuns
+from ganger_dispatcher.core.effects import Answer, Count
+from ganger_dispatcher.core.facts import (
+    ScheduleRequested,
+    SchedulesAsked,
+    UnscheduleRequested,
+)
+from ganger_dispatcher.core.schedules import tick_run_id
+
+from .world import World, address, assigned, of, told
+
+MINUTE = 60_000
+EVERY_MINUTE = Cron("* * * * *", input={"by": "cron"}, priority=2, metadata={"team": "a"})
+CATCH_UP = Cron("* * * * *", missed=MissedTicks.CATCH_UP)
+
+
+def flow(*crons: Cron, version: str = "", **step: Any) -> WorkflowDefinition:
+    return WorkflowDefinition("w", [StepDefinition("s", **step)], version, on_crons=list(crons))
+
+
+def fleet(*crons: Cron, **step: Any) -> World:
+    """A worker of many slots, at a full minute."""
+    world = World()
+    world.now -= world.now % MINUTE
+    world.join(workflows=[flow(*crons, **step)], slots=10_000)
+    return world
+
+
+def schedule(world: World, *at: int, schedule_id: str = "once", **fields: Any) -> list[Any]:
+    """A program asks for runs at these times, ms; the effects."""
+    times = [datetime.fromtimestamp(each / 1000, UTC) for each in at]
+    request = ScheduleRuns("w", times, schedule_id, **fields)
+    return world.tell(ScheduleRequested(request, schedule_id, address("q")))
+
+
+def answers(effects: list[Any]) -> list[tuple[list[str], str | None]]:
+    return [
+        ([each.schedule_id for each in effect.answer.schedules], effect.answer.error)
+        for effect in of(effects, Answer)
+    ]
+
+
+def runs(world: World) -> int:
+    return len(world.stored.headers)
+
+
+def runs_after(world: World) -> int:
+    """How many there are when it was woken once more."""
+    world.wait(0.001)
+    return runs(world)
+
+
+# ── crons ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_each_tick_has_a_run() -> None:
+    world = fleet(EVERY_MINUTE)
+    [known] = world.core.state.schedules.values()
+    assert world.wait(59, "a") is not None
+    assert runs(world) == 0
+    first = world.now + 1000
+    assert len(assigned(world.wait(1, "a"))) == 1
+    header = world.stored.headers[tick_run_id(known.schedule_id, first)]
+    scheduled_for = datetime.fromtimestamp(first / 1000, UTC).isoformat()
+    about = {"team": "a", "schedule": known.schedule_id, "scheduled_for": scheduled_for}
+    assert (header.input, header.metadata, header.priority) == ({"by": "cron"}, about, 2)
+    world.wait(180, "a")
+    assert runs(world) == 4
+
+
+def test_a_run_by_the_clock_is_placed_by_its_labels() -> None:
+    cron = Cron("* * * * *", desired_worker_labels={"zone": "eu"})
+    world = fleet(cron, desired_worker_labels={"gpu": 1})
+    world.join(
+        "b", {"zone": "eu", "gpu": 1}, workflows=[flow(cron, desired_worker_labels={"gpu": 1})]
+    )
+    [(_, worker)] = assigned(world.wait(60, "a", "b"))
+    assert worker == "b"
+    world.join(
+        "c", {"zone": "eu", "gpu": 1}, workflows=[flow(cron, desired_worker_labels={"gpu": 1})]
+    )
+    assert [to for _, to in assigned(world.leave("b"))] == ["c"]
+
+
+def test_a_change_of_leaders_loses_no_tick_and_doubles_none() -> None:
+    world = fleet(EVERY_MINUTE)
+    for _ in range(5):
+        world.wait(55, "a")
+        world.now += 10_000  # nobody leads; a tick is among these seconds
+        world.take_over()
+        world.wait(0.001)
+    assert runs(world) == 325 // 60
+
+
+def test_missed_ticks_are_skipped() -> None:
+    world = fleet(EVERY_MINUTE)
+    world.now += 10 * MINUTE + 5_000
+    world.take_over()
+    effects = world.wait(0.001)
+    assert runs(world) == 1  # the one of five seconds ago is late, and not missed
+    assert Count("ticks_missed") in effects
+    world.wait(60, "a")
+    assert runs(world) == 2
+
+
+def test_missed_ticks_may_be_caught_up_with() -> None:
+    world = fleet(CATCH_UP)
+    world.now += 10 * MINUTE + 5_000
+    world.take_over()
+    world.wait(0.001)
+    assert runs(world) == 10
+
+
+def test_a_year_of_missed_ticks_holds_nobody_up() -> None:
+    world = fleet(CATCH_UP)
+    world.now += 365 * 24 * 60 * MINUTE
+    world.take_over()
+    began = runs(world)
+    effects = world.wait(0.001)
+    assert len([e for e in effects if e == Count("ticks")]) == 100
+    assert runs(world) == began + 100
+    assert runs(world) < runs_after(world)
+
+
+def test_the_newest_definition_says_which_crons_there_are() -> None:
+    world = fleet(EVERY_MINUTE, Cron("0 0 * * *"))
+    assert len(world.stored.schedules) == 2
+    world.join("b", workflows=[flow(EVERY_MINUTE, version="2")])
+    [kept] = world.stored.schedules.values()
+    assert kept.cron == EVERY_MINUTE
+    world.wait(60, "a", "b")
+    assert runs(world) == 1
+    world.join("c", workflows=[flow(version="3")])
+    assert world.stored.schedules == {}
+    world.wait(300, "a", "b", "c")
+    assert runs(world) == 1
+
+
+@pytest.mark.parametrize(
+    ("cron", "said"),
+    [
+        (Cron("* * *"), "on_crons[0].expression: '* * *' is no cron expression"),
+        (Cron("0 0 31 2 *"), "on_crons[0].expression: '0 0 31 2 *'"),
+        (Cron("* * * * *", "Mars/Base"), "on_crons[0].timezone: 'Mars/Base' must be a name"),
+        (Cron("* * * * *", "../etc/passwd"), "on_crons[0].timezone: '../etc/passwd' must be"),
+    ],
+)
+def test_a_bad_cron_is_refused(cron: Cron, said: str) -> None:
+    world = World()
+    [(_, refused)] = told(world.join(workflows=[flow(cron)]))
+    assert refused.reason.startswith(f"workflow 'w': {said}")
+
+
+def at(text: str) -> int:
+    return round(datetime.fromisoformat(text).timestamp() * 1000)
+
+
+@pytest.mark.parametrize(
+    ("after", "tick"),
+    [
+        ("2026-03-28T12:00+01:00", "2026-03-29T03:00+02:00"),  # 02:30 is not there
+        ("2026-03-29T12:00+02:00", "2026-03-30T02:30+02:00"),
+        ("2026-10-24T12:00+02:00", "2026-10-25T02:30+02:00"),
+        ("2026-10-25T02:30+02:00", "2026-10-26T02:30+01:00"),  # not again at 02:30+01:00
+    ],
+)
+def test_ticks_where_the_clock_is_put_on_or_back(after: str, tick: str) -> None:
+    cron = Cron("30 2 * * *", "Europe/Berlin")
+    assert next_tick(cron, at(after)) == at(tick)
+
+
+def test_seconds_may_be_said_first() -> None:
+    cron = Cron("*/10 * * * * *")
+    assert next_tick(cron, at("2026-01-01T00:00:05+00:00")) == at("2026-01-01T00:00:10+00:00")
+    assert next_tick(cron, at("2026-01-01T00:00:10+00:00")) == at("2026-01-01T00:00:20+00:00")
+
+
+# ── at given times ────────────────────────────────────────────────────────────────────
+
+
+def test_each_time_has_a_run_and_is_gone() -> None:
+    world = fleet()
+    times = [world.now + 5_000, world.now + 8_000]
+    effects = schedule(world, *times, input={"n": 1}, priority=3)
+    assert answers(effects) == [(["once-1", "once-2"], None)]
+    assert len(assigned(world.wait(4.999, "a"))) == 0
+    assert len(assigned(world.wait(0.001, "a"))) == 1
+    header = world.stored.headers[tick_run_id("once-1", times[0])]
+    assert (header.input, header.priority, header.metadata["schedule"]) == ({"n": 1}, 3, "once-1")
+    world.wait(10, "a")
+    assert runs(world) == 2
+    assert world.stored.schedules == {}
+
+
+def test_a_time_that_has_passed_is_now() -> None:
+    world = fleet()
+    schedule(world, world.now - 3_600_000)
+    assert len(assigned(world.wait(0.001))) == 1
+
+
+def test_one_that_was_missed_runs_late() -> None:
+    world = fleet()
+    schedule(world, world.now + MINUTE)
+    world.now += 60 * MINUTE
+    world.take_over()
+    world.wait(0.001)
+    assert runs(world) == 1
+
+
+def test_a_request_that_comes_again_is_the_same() -> None:
+    world = fleet()
+    tick = world.now + 1_000
+    schedule(world, tick)
+    schedule(world, tick)
+    world.wait(2, "a")
+    schedule(world, tick)  # its run goes on
+    run_id = tick_run_id("once", tick)
+    world.finish(f"{run_id}/s/1")
+    times = [datetime.fromtimestamp(tick / 1000, UTC)]
+    again = ScheduleRequested(ScheduleRuns("w", times, "once"), "once", ended=frozenset([run_id]))
+    world.tell(again)
+    world.wait(2, "a")
+    assert runs(world) == 1
+
+
+def test_another_time_for_the_same_schedule_is_what_counts() -> None:
+    world = fleet()
+    schedule(world, world.now + 1_000)
+    schedule(world, world.now + 3_000)
+    world.wait(2, "a")
+    assert runs(world) == 0
+    world.wait(2, "a")
+    assert runs(world) == 1
+
+
+def test_it_can_be_deleted_before() -> None:
+    world = fleet()
+    schedule(world, world.now + 1_000)
+    gone = world.tell(UnscheduleRequested("once", address("q")))
+    assert answers(gone) == [(["once"], None)]
+    world.wait(2, "a")
+    assert runs(world) == 0
+    again = world.tell(UnscheduleRequested("once", address("q")))
+    assert answers(again) == [([], "there is no schedule 'once'")]
+
+
+def test_the_schedule_of_a_cron_is_its_workflows() -> None:
+    world = fleet(EVERY_MINUTE)
+    [schedule_id] = world.stored.schedules
+    text = f"{schedule_id!r} belongs to workflow 'w', as on_crons says"
+    refused = world.tell(UnscheduleRequested(schedule_id, address("q")))
+    assert answers(refused) == [([], text)]
+    taken = schedule(world, world.now, schedule_id=schedule_id)
+    assert answers(taken) == [([], f"{schedule_id!r} is the schedule of a cron")]
+    assert list(world.stored.schedules) == [schedule_id]
+
+
+def test_all_of_them_are_told() -> None:
+    world = fleet(EVERY_MINUTE)
+    schedule(world, world.now + 1_000)
+    [answer] = of(world.tell(SchedulesAsked(address("q"))), Answer)
+    once, cron = answer.answer.schedules
+    assert (once.schedule_id, once.next_at) == ("once", world.now + 1_000)
+    assert (cron.expression, cron.timezone, cron.missed) == ("* * * * *", "UTC", "skip")
+
+
+def test_a_workflow_that_nobody_has_registered_is_waited_for() -> None:
+    world = World()
+    schedule(world, world.now + 1_000)
+    world.wait(2)
+    assert len(world.stored.held) == 1
+    assert len(assigned(world.join())) == 1
