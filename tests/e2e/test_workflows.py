@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from .fleet import Fleet, name_of, until, until_busy
@@ -146,3 +147,49 @@ async def waits_for(fleet: Fleet, step_run: str) -> tuple[str, str]:
     """The status of a step run, and what holds it up."""
     found = await ganger_json("explain", step_run, **fleet.environment)
     return found["status"], found["waits_for"]
+
+
+async def test_each_tick_has_one_run_whoever_dies(
+    fleet: Fleet, broker_url: str, prefix: str
+) -> None:
+    fleet.environment |= {"GANGER_LEASE": "1s"}
+    leader = await fleet.dispatcher("leader")
+    standby = await fleet.dispatcher("standby", until="standing_by")
+    await fleet.worker("eu", {"zone": "eu"}, slots=50)
+    await fleet.worker("us", {"zone": "us"}, slots=50)
+    begin = datetime.now(UTC) + timedelta(seconds=1)
+    times = [begin + timedelta(milliseconds=100 * number) for number in range(60)]
+    with publisher(broker_url, prefix) as program:
+        request = {
+            "workflow": "where",
+            "at": [at.isoformat() for at in times],
+            "schedule_id": "it",
+            "desired_worker_labels": {"zone": "eu"},
+        }
+        for _ in range(2):  # a program that is not sure asks again
+            program.publish("schedule.where", request, reply_to=program.replies)
+            _, answer = program.result()
+            assert len(answer["schedules"]) == 60
+        await until_runs(fleet, 15)
+        leader.signal(signal.SIGKILL)
+        await standby.says("leading")
+        await until_runs(fleet, 60)
+        program.publish("schedule.where", request, reply_to=program.replies)  # once more, late
+        program.result()
+        program.trigger("where", "after", desired_worker_labels={"zone": "eu"})
+        assert program.result()[0] == "after"
+    runs = await ganger_json("runs", "--limit", "200", **fleet.environment)
+    ticks = [run for run in runs if "schedule" in run["metadata"]]
+    assert {run["metadata"]["schedule"] for run in ticks} == {f"it-{n}" for n in range(1, 61)}
+    assert len(ticks) == 60
+    assert {name_of(run["steps"]["where"]["worker"]) for run in ticks} == {"eu"}
+    assert await ganger_json("schedules", **fleet.environment) == []
+
+
+async def until_runs(fleet: Fleet, count: int) -> None:
+    """Until so many runs have ended."""
+    async with asyncio.timeout(60):
+        while True:
+            runs = await ganger_json("runs", "--limit", "200", **fleet.environment)
+            if sum(run["status"] == "succeeded" for run in runs) >= count:
+                return

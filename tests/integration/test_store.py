@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from ganger_broker.definitions import StepDefinition, WorkflowDefinition
+from ganger_broker.crons import Cron
+from ganger_broker.definitions import RateLimit, StepDefinition, WorkflowDefinition
 from ganger_broker.errors import EpochSuperseded
 from ganger_broker.keys import Keys
 from ganger_broker.messages import FailureReason, RunError, RunResult, RunStatus, Trigger
@@ -13,7 +14,9 @@ from ganger_dispatcher.core.digest import digest
 from ganger_dispatcher.core.effects import Effect
 from ganger_dispatcher.core.records import (
     Held,
+    RateUse,
     ReplyAddress,
+    Schedule,
     StepRun,
 )
 from ganger_dispatcher.core.states import StepStatus
@@ -193,6 +196,26 @@ async def test_a_workflow(place: Place) -> None:
         f"definition:{digest(second)}",
     }
     assert await place.members(place.keys.workflows) == {"w"}
+
+
+async def test_limits_queued_runs_and_schedules(place: Place) -> None:
+    use = RateUse(RateLimit("api", 5, 60), {1_000: 2, 2_000: 1})
+    once = Schedule("once", "w", 5_000, input={"n": 1}, priority=2)
+    cron = Schedule("cron", "w", 4_000, last_at=3_000, cron=Cron("* * * * *", "Europe/Berlin"))
+    queued = header(queued="concurrency: at most 1 run of w at once")
+    await place.commit(do.StoreWorkflow(one_step()))
+    await place.commit(
+        do.StoreRate(use), do.StoreSchedule(once), do.StoreSchedule(cron), do.StoreRun("r", queued)
+    )
+    snapshot = await place.store.load()
+    assert (snapshot.rates, snapshot.schedules) == ([use], [cron, once])
+    [(_, kept, _)] = snapshot.runs
+    assert kept == queued
+    await place.commit(do.DropSchedule("once"), do.Unqueue("r"))
+    snapshot = await place.store.load()
+    assert snapshot.schedules == [cron]
+    assert snapshot.runs[0][1].queued is None
+    assert "queued" not in await place.hash(place.keys.run("r"))
 
 
 async def test_pending_steps(place: Place) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from ganger_broker.crons import Cron, MissedTicks
 from ganger_broker.definitions import (
     Concurrency,
     ConcurrencyStrategy,
@@ -55,6 +56,11 @@ CONCURRENT = {
 LIMITED = StepDefinition(
     "s", retries=1, rate_limits={"api": 1}, schedule_timeout=15, desired_worker_labels=GPU
 )
+CRONS = [Cron("*/20 * * * * *"), Cron("*/50 * * * * *", missed=MissedTicks.CATCH_UP)]
+FLOWS["ticking"] = [
+    WorkflowDefinition("ticking", [StepDefinition("s", schedule_timeout=30)], on_crons=CRONS),
+    WorkflowDefinition("ticking", [StepDefinition("s")], "2", on_crons=CRONS[:1]),
+]
 FLOWS |= {
     name: [WorkflowDefinition(name, [LIMITED], concurrency=rules)]
     for name, rules in CONCURRENT.items()

@@ -461,6 +461,11 @@ class CoreMachine(RuleBasedStateMachine):
             assert placement.next_for(worker) is None
 
     @invariant()
+    def the_next_tick_is_waited_for(self) -> None:
+        for schedule in self.core.state.schedules.values():
+            assert (self.core.wake_at or 0) <= max(schedule.next_at, self.now + 1)
+
+    @invariant()
     def no_window_has_more_than_its_limit(self) -> None:
         window = self.now - 20_000
         placed = [at for at in self.placed_limited if at > window]
@@ -505,6 +510,7 @@ class CoreMachine(RuleBasedStateMachine):
             assert stored.headers[run.id] == run.header
             assert stored.steps[run.id] == run.steps
         assert stored.held == state.held
+        assert stored.schedules == state.schedules
         assert stored.rates.keys() == state.rates.keys()
         for key, rate in state.rates.items():  # what has left its window is forgotten unstored
             assert rate.used.items() <= stored.rates[key].used.items()
