@@ -22,9 +22,9 @@ from .client import WorkflowRunRef
 from .context import Context, WorkerContext
 from .failures import NonRetryable, RetryAfter
 from .functions import Task, Workflow
+from .step import from_input
 from .version import __version__
 from .worker import Worker
-from .workflow import from_input
 
 __all__ = [
     "Concurrency",

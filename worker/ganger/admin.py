@@ -17,7 +17,8 @@ from ganger_broker.schedules import AskSchedules, ScheduleInfo, ScheduleRuns, Un
 from .background import BackgroundLoop
 from .client import Client, WorkflowRunRef
 from .embedded import ensure_dispatcher
-from .workflow import workflow_name_of, written
+from .step import written
+from .workflow import workflow_name_of
 
 if TYPE_CHECKING:
     from .app import Ganger

@@ -18,15 +18,9 @@ from .clock import wall_clock
 from .events import Events
 from .flow_control import make_rate_limit
 from .functions import Task, Workflow
+from .step import F, StepOptions, check_parentheses, declare_step
 from .worker import Worker
-from .workflow import (
-    DEFAULT_SCHEDULE_TIMEOUT,
-    Duration,
-    F,
-    StepOptions,
-    check_parentheses,
-    declare_step,
-)
+from .workflow import DEFAULT_SCHEDULE_TIMEOUT, Duration
 
 __all__ = ["Ganger"]
 

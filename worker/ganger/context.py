@@ -17,7 +17,8 @@ from ganger_broker.messages import Assignment, RunError
 
 from .children import ChildRef, Children
 from .live_labels import LiveLabels
-from .workflow import BoundStep, step_name_of
+from .step import step_name_of
+from .workflow import BoundStep
 
 __all__ = ["Context", "UnfitInput", "WorkerContext"]
 

@@ -11,7 +11,7 @@ from ganger_broker.messages import PushEvent
 from ganger_broker.plain_values import plain
 
 from .admin import checked
-from .workflow import written
+from .step import written
 
 if TYPE_CHECKING:
     from .admin import Admin, AsyncAdmin

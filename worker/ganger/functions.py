@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ganger_broker.errors import InvalidWorkflow
 
 from .client import WorkflowRunRef
-from .workflow import C, Declaration, F, declaration_of, declare_step, declare_workflow, mark_step
+from .step import F, declare_step, mark_step
+from .workflow import C, Declaration, declaration_of, declare_workflow
 
 if TYPE_CHECKING:
     from .app import Ganger
