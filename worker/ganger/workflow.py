@@ -1,4 +1,4 @@
-"""Workflows and steps as users declare them, checked where they are declared."""
+"""Workflows as users declare them, checked where they are declared."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
