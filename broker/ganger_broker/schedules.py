@@ -37,8 +37,8 @@ class ScheduleRuns(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
 class Unschedule(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Asks to delete a schedule that has not run. Routing key ``unschedule.<id>``.
 
-    The one of a cron belongs to its workflow's definition, and stays. Answered where there is a
-    ``reply_to``, with ``error`` where it was not deleted.
+    The one of a cron belongs to its workflow's definition, and stays while a worker has that.
+    Answered where there is a ``reply_to``, with ``error`` where it was not deleted.
     """
 
     schedule_id: Id

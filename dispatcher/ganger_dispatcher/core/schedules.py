@@ -82,12 +82,16 @@ def unschedule_requested(state: State, fact: UnscheduleRequested) -> None:
     known = state.schedules.get(fact.schedule_id)
     if known is None:
         _answer(state, fact.reply, [], f"there is no schedule {fact.schedule_id!r}")
-    elif known.cron is not None:
+    elif known.cron is not None and _is_registered(state, known.workflow):
         text = f"{fact.schedule_id!r} belongs to workflow {known.workflow!r}, as on_crons says"
         _answer(state, fact.reply, [], text)
     else:
         _drop(state, known)
         _answer(state, fact.reply, [known])
+
+
+def _is_registered(state: State, workflow: str) -> bool:
+    return any(workflow in worker.workflows for worker in state.workers.values())
 
 
 def asked(state: State, fact: SchedulesAsked) -> None:

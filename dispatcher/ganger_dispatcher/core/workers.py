@@ -190,6 +190,8 @@ def _register_workflows(state: State, event: WorkerRegistered) -> list[str]:
             anticipate(state, definition)
             state.emit(StoreWorkflow(definition))
             follow_crons(state, definition)
+        elif definition.on_crons:
+            follow_crons(state, definition)  # one may have been deleted while nobody was there
     return fresh
 
 
