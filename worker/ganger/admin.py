@@ -135,7 +135,7 @@ class AsyncAdmin:
         """Delete a schedule that has not run yet.
 
         Raises:
-            InvalidInput: there is none, or it is a cron's: that one is deleted in its workflow.
+            InvalidInput: there is none, or it is a cron's of a workflow that a worker has.
             TimeoutError: no dispatcher answered; it may be deleted all the same.
             TransportError: the broker refuses the connection.
         """

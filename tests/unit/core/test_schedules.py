@@ -264,6 +264,18 @@ def test_the_schedule_of_a_cron_is_its_workflows() -> None:
     assert list(world.stored.schedules) == [schedule_id]
 
 
+def test_the_cron_of_a_workflow_that_is_retired_can_be_deleted() -> None:
+    world = fleet(EVERY_MINUTE)
+    [schedule_id] = world.stored.schedules
+    world.leave()
+    gone = world.tell(UnscheduleRequested(schedule_id, address("q")))
+    assert answers(gone) == [([schedule_id], None)]
+    world.wait(120)
+    assert runs(world) == 0
+    world.join("b", workflows=[flow(EVERY_MINUTE)])  # it was not retired after all
+    assert list(world.stored.schedules) == [schedule_id]
+
+
 def test_all_of_them_are_told() -> None:
     world = fleet(EVERY_MINUTE)
     schedule(world, world.now + 1_000)

@@ -215,7 +215,7 @@ def unschedule(
 ) -> None:
     """Delete a schedule that has not run yet; `ganger schedules` shows them.
 
-    A cron's is deleted where its workflow says on_crons.
+    A cron's is deleted where its workflow says on_crons, or when no worker has that any more.
     """
     app = _app(broker_url, prefix)
     _asked(app, app.admin.aio.delete_schedule(schedule_id))
