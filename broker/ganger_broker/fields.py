@@ -1,12 +1,14 @@
 """What the fields of messages may hold."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 __all__ = [
     "EVENT_KEY_PATTERN",
     "ID_PATTERN",
+    "MAX_LOG_LINES",
+    "MAX_LOG_TEXT",
     "MAX_RETRIES",
     "MAX_SECONDS",
     "MAX_STEPS",
@@ -17,6 +19,7 @@ __all__ = [
     "AttemptId",
     "Count",
     "Id",
+    "LogLevel",
     "Name",
     "Priority",
     "Retries",
@@ -44,6 +47,12 @@ MAX_STEPS = 1_000
 """Steps of one workflow."""
 MAX_VERSION = 128
 """Characters of a workflow's version."""
+MAX_LOG_LINES = 1_000
+"""Lines kept with a run: the newest ones."""
+MAX_LOG_TEXT = 4_000
+"""Characters of one line."""
+
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
 Count = Annotated[int, Meta(ge=0)]

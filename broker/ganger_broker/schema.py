@@ -22,6 +22,7 @@ MESSAGES: tuple[type, ...] = (
     messages.PushEvent,
     messages.CancelRun,
     messages.RunResult,
+    messages.StreamItem,
     *EVENTS,
     *TO_WORKER,
 )
@@ -67,7 +68,7 @@ def asyncapi() -> dict[str, Any]:
             "results": {
                 "address": "{reply_to}",
                 "description": "the default exchange; reply_to of the trigger is the queue",
-                "messages": _references([messages.RunResult]),
+                "messages": _references([messages.RunResult, messages.StreamItem]),
                 "bindings": {"amqp": {"is": "queue"}},
             },
             "events": {
@@ -108,7 +109,13 @@ def _definitions(references: str) -> dict[str, Any]:
     return definitions
 
 
-_ALSO_JSON = (messages.Trigger, messages.PushEvent, messages.CancelRun, messages.RunResult)
+_ALSO_JSON = (
+    messages.Trigger,
+    messages.PushEvent,
+    messages.CancelRun,
+    messages.RunResult,
+    messages.StreamItem,
+)
 
 
 def _references(types: list[type]) -> dict[str, Any]:

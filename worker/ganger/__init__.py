@@ -14,6 +14,7 @@ from ganger_broker.errors import (
     TransportError,
 )
 from ganger_broker.labels import WorkerLabelComparator
+from ganger_broker.messages import StreamItem
 from ganger_broker.settings import Settings
 
 from .app import Ganger
@@ -39,6 +40,7 @@ __all__ = [
     "RunFailed",
     "Settings",
     "StickyStrategy",
+    "StreamItem",
     "Task",
     "TransportClosed",
     "TransportError",

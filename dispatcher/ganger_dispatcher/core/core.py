@@ -5,6 +5,7 @@ from ganger_broker.messages import (
     Heartbeat,
     LabelsChanged,
     StepFinished,
+    StepLogged,
     StepRefreshed,
     StepReleased,
     StepStarted,
@@ -14,7 +15,7 @@ from ganger_broker.messages import (
     WorkerRegistered,
 )
 
-from . import attempts, events, placing, progress, triggers, workers
+from . import attempts, events, logs, placing, progress, triggers, workers
 from .effects import Effect
 from .facts import (
     AssignmentReturned,
@@ -117,6 +118,8 @@ class Core:
                 placing.waits(state, event, worker)
             case StepRefreshed():
                 attempts.refreshed(state, event)
+            case StepLogged():
+                logs.logged(state, event)
             case LabelsChanged():
                 workers.labels_changed(state, event, worker)
             case Heartbeat():

@@ -13,10 +13,11 @@ from ganger_broker.fields import AttemptId
 from ganger_broker.labels import LabelValue
 from ganger_broker.messages import Assignment, RunResult, ToWorker
 
-from .records import Held, ReplyAddress, RunHeader, StepRun, Worker
+from .records import Held, KeptLine, ReplyAddress, RunHeader, StepRun, Worker
 
 __all__ = [
     "AddPending",
+    "AppendLog",
     "Assign",
     "Beat",
     "Bury",
@@ -70,6 +71,14 @@ class StoreStep(msgspec.Struct, frozen=True):
     run_id: str
     step: str
     value: StepRun
+
+
+class AppendLog(msgspec.Struct, frozen=True):
+    """Keep lines that a run's steps have logged, and up to where they are kept."""
+
+    run_id: str
+    logged: dict[str, int]
+    lines: tuple[KeptLine, ...]
 
 
 class AddPending(msgspec.Struct, frozen=True):
@@ -223,6 +232,7 @@ Effect = (
     StoreRun
     | EndRun
     | StoreStep
+    | AppendLog
     | AddPending
     | DropPending
     | StoreWorker

@@ -10,15 +10,16 @@ from typing import Any
 import msgspec
 
 from ganger_broker.definitions import StepDefinition, WorkflowDefinition
-from ganger_broker.fields import AttemptId
+from ganger_broker.fields import AttemptId, LogLevel
 from ganger_broker.labels import LabelValue
-from ganger_broker.messages import RunError, RunResult, RunStatus, Trigger
+from ganger_broker.messages import ReplyAddress, RunError, RunResult, RunStatus, Trigger
 
 from .states import StepStatus
 from .workflow import Workflow
 
 __all__ = [
     "Held",
+    "KeptLine",
     "ReplyAddress",
     "Run",
     "RunHeader",
@@ -48,14 +49,6 @@ def split_attempt(attempt: AttemptId) -> tuple[str, str, int] | None:
     if len(parts) != 3 or not parts[2].isdecimal():
         return None
     return parts[0], parts[1], int(parts[2])
-
-
-class ReplyAddress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a run's result goes."""
-
-    reply_to: str
-    correlation_id: str | None = None
-    content_type: str = "application/msgpack"
 
 
 class StepRun(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -90,7 +83,8 @@ class RunHeader(msgspec.Struct, frozen=True):
 
     ``definition`` is the digest of the workflow's definition that the run began with;
     ``pinned`` the one worker of a run that is sticky, HARD; ``parent`` the step run that
-    spawned it, ``sticky_to`` that one's worker where it is to stay there.
+    spawned it, ``sticky_to`` that one's worker where it is to stay there. ``logged``: by
+    ``<step>/<n>``, up to where the lines of attempts are kept.
     """
 
     workflow: str
@@ -109,11 +103,22 @@ class RunHeader(msgspec.Struct, frozen=True):
     pinned: str | None = None
     parent: str | None = None
     sticky_to: str | None = None
+    logged: dict[str, int] | None = None
 
     @property
     def parent_run(self) -> str | None:
         """The run that spawned it."""
         return None if self.parent is None else self.parent.partition("/")[0]
+
+
+class KeptLine(msgspec.Struct, frozen=True):
+    """A line that a step has logged, as Redis keeps it."""
+
+    at: int
+    attempt: AttemptId
+    seq: int
+    level: LogLevel
+    message: str
 
 
 class Run:
