@@ -87,3 +87,19 @@ class Split:
             Long, [{"until": given["until"]}] * given["parts"], desired_worker_labels=wish
         )
         return [(await child.result())["long"]["worker"] for child in children]
+
+
+@app.workflow()
+class Talk:
+    """Logs and streams as much as it is told to; its first attempt then stays, if it is to."""
+
+    @app.step(timeout="5m", desired_worker_labels={"voice": 1})
+    async def talk(self, context: Context) -> dict[str, Any]:
+        given = context.workflow_input()
+        for number in range(given.get("lines", 1)):
+            context.log(f"line {number}")
+        for number in range(given.get("chunks", 0)):
+            await context.async_put_stream({"chunk": number})
+        if given.get("stay") and context.attempt_id().endswith("/1"):
+            await asyncio.Event().wait()
+        return {"worker": context.worker.id()}

@@ -124,8 +124,8 @@ class WorkflowRunRef:
             TransportClosed: its client was closed.
         """
         reader = self._reader("stream()")
-        while items := await self._there(self._read(reader)):
-            for item in items:
+        while await self._there(self._more(reader)):
+            while (item := reader.next()) is not None:
                 yield item
 
     def sync_stream(self) -> Iterator[StreamItem]:
@@ -136,8 +136,9 @@ class WorkflowRunRef:
         """
         reader = self._reader("sync_stream()")
         instead = "async for item in stream()"
-        while items := self._blocking(self._read(reader), "sync_stream()", instead):
-            yield from items
+        while self._blocking(self._more(reader), "sync_stream()", instead):
+            while (item := reader.next()) is not None:
+                yield item
 
     def _reader(self, what: str) -> StreamReader:
         if self._awaited.stream is None:
@@ -146,11 +147,11 @@ class WorkflowRunRef:
             )
         return self._awaited.stream
 
-    async def _read(self, reader: StreamReader) -> list[StreamItem]:
-        items = await reader.read()
-        if not items and self._awaited.result is None:
+    async def _more(self, reader: StreamReader) -> bool:
+        more = await reader.wait()
+        if not more and self._awaited.result is None:
             raise self._awaited.error or TransportClosed("the client was closed")
-        return items
+        return more
 
     async def _there(self, work: Coroutine[Any, Any, T]) -> T:
         """What it returns, on the client's loop."""

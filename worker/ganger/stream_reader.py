@@ -9,7 +9,7 @@ __all__ = ["StreamReader"]
 
 
 class StreamReader:
-    """Holds items until they are read, each once. It belongs to one event loop."""
+    """Holds items until they are read, each once. It belongs to the client's event loop."""
 
     def __init__(self) -> None:
         self._items: deque[StreamItem] = deque()
@@ -31,11 +31,16 @@ class StreamReader:
         self._ended = True
         self._changed.set()
 
-    async def read(self) -> list[StreamItem]:
-        """All items that have arrived, and are not read yet; waits for one. Empty at the end."""
+    def next(self) -> StreamItem | None:
+        """The next item that has arrived, if there is one; from any thread."""
+        try:
+            return self._items.popleft()
+        except IndexError:
+            return None
+
+    async def wait(self) -> bool:
+        """Until there is an item; False where there will be no more."""
         while not self._items and not self._ended:
             self._changed.clear()
             await self._changed.wait()
-        items = list(self._items)
-        self._items.clear()
-        return items
+        return bool(self._items)

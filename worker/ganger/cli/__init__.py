@@ -18,9 +18,9 @@ _PANELS = {
     "Try it, in one process": ("demo", "dev"),
     "Run it, with RabbitMQ and Redis": ("dispatcher", "worker"),
     "Use it": ("trigger", "cancel", "schema"),
-    "Look at it": ("workers", "runs", "explain", "match", "doctor"),
+    "Look at it": ("workers", "runs", "logs", "explain", "match", "doctor"),
 }
-_DISPATCHER_VERBS = ("dispatcher", "workers", "runs", "explain", "match", "doctor")
+_DISPATCHER_VERBS = ("dispatcher", "workers", "runs", "logs", "explain", "match", "doctor")
 
 
 def main(args: Sequence[str] | None = None) -> None:
