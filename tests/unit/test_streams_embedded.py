@@ -104,7 +104,7 @@ async def test_a_retry_begins_its_stream_anew_and_lines_are_kept_of_any_run(app:
         quiet = await app.admin.aio.run_workflow("talk")
         await quiet.result()
         with pytest.raises(InvalidInput, match="start it with stream=True"):
-            await anext(quiet.stream())
+            quiet.stream()
         assert await kept(app, quiet.run_id) == [
             ("think/1", "debug", "on gpu"),
             ("speak/1", "info", "in a thread"),

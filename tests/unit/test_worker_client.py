@@ -290,9 +290,9 @@ async def test_a_run_that_was_not_started_with_stream_has_none() -> None:
     async with program() as found:
         ref = await found.client.trigger(Trigger("caption", run_id="r1"))
         with pytest.raises(InvalidInput, match=r"stream\(\): run r1 is not streamed; start"):
-            await anext(ref.stream())
+            ref.stream()
         with pytest.raises(InvalidInput, match=r"sync_stream\(\): run r1 is not streamed"):
-            next(ref.sync_stream())
+            ref.sync_stream()
         # the same run again, by somebody who streams it: what comes from now on
         again = await found.client.trigger(Trigger("caption", run_id="r1", stream=True))
         await found.until(lambda: len(found.deliveries) == 2)

@@ -350,3 +350,27 @@ async def test_the_worker_s_end_waits_for_the_items_of_steps_that_have_ended() -
         await found.left()
         assert [item.data for item in listener.items()] == list(range(1_000))
         assert found.dispatcher.of(StepFinished)[0].outcome is Outcome.SUCCEEDED
+
+
+async def test_chunks_of_a_step_s_own_threads_are_all_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(step_stream, "MAX_UNSENT_BYTES", 1_000)
+
+    async def say(context: Context) -> None:
+        def in_thread() -> None:
+            for _ in range(200):
+                context.put_stream("thread")
+
+        async def on_loop() -> None:
+            for _ in range(200):
+                await context.async_put_stream("loop")
+
+        await asyncio.gather(on_loop(), *(asyncio.to_thread(in_thread) for _ in range(3)))
+
+    async with working(Scripted(say)) as found, listening(found) as listener:
+        end = await ended(found, "scripted:a", stream_to=listener.addresses[1:])
+        assert end.outcome is Outcome.SUCCEEDED, end.error
+        items = listener.items()
+        assert [item.seq for item in items] == list(range(1, 801))
+        assert sum(item.data == "loop" for item in items) == 200

@@ -111,7 +111,7 @@ class WorkflowRunRef:
         """
         return self._blocking(self._ended(timeout), "sync_result()", "await result()")
 
-    async def stream(self) -> AsyncIterator[StreamItem]:
+    def stream(self) -> AsyncIterator[StreamItem]:
         """What the run's steps log and put in the stream, as it comes, until the run ends.
 
         In the order in which each attempt said it; ``seq`` counts it from 1. What came before
@@ -123,10 +123,7 @@ class WorkflowRunRef:
             InvalidInput: it was not started with ``stream=True``.
             TransportClosed: its client was closed.
         """
-        reader = self._reader("stream()")
-        while await self._there(self._more(reader)):
-            while (item := reader.next()) is not None:
-                yield item
+        return self._items(self._reader("stream()"))
 
     def sync_stream(self) -> Iterator[StreamItem]:
         """The same as ``stream``, blocking.
@@ -134,7 +131,14 @@ class WorkflowRunRef:
         Raises:
             RuntimeError: as ``sync_result``.
         """
-        reader = self._reader("sync_stream()")
+        return self._sync_items(self._reader("sync_stream()"))
+
+    async def _items(self, reader: StreamReader) -> AsyncIterator[StreamItem]:
+        while await self._there(self._more(reader)):
+            while (item := reader.next()) is not None:
+                yield item
+
+    def _sync_items(self, reader: StreamReader) -> Iterator[StreamItem]:
         instead = "async for item in stream()"
         while self._blocking(self._more(reader), "sync_stream()", instead):
             while (item := reader.next()) is not None:

@@ -213,9 +213,10 @@ class StepRunner:
             )
         elif assignment.attempt in self._held:  # else it was abandoned
             event = self._ended(held, output, error)
-            held.stream.end(lambda: self._end(held, event))
+            held.stream.end(lambda: self._has_said_all(held, event))
 
-    def _end(self, held: _Attempt, event: bytes) -> None:
+    def _has_said_all(self, held: _Attempt, event: bytes) -> None:
+        """It has ended, and the broker has what it said; tell its end, unless it was abandoned."""
         if self._held.pop(held.assignment.attempt, None) is not None:
             self._tell_end(held, event)
 

@@ -124,11 +124,13 @@ class StepStream:
         """
         checked = self._checked(data)
         room = self._room = self._room or asyncio.Event()
-        while self._must_wait():
-            room.clear()
+        while True:
+            with self._changed:
+                if not self._must_wait():
+                    self._put(checked)
+                    return
+                room.clear()
             await room.wait()
-        with self._changed:
-            self._put(checked)
 
     # ── for the worker, on the loop ───────────────────────────────────────────────────
 
@@ -211,8 +213,8 @@ class StepStream:
         )
 
     def _send(self, item: StreamItem) -> None:
-        if self._unsent > MAX_UNSENT_BYTES:  # a line without room, or the step is to stop
-            return
+        if self._unsent > MAX_UNSENT_BYTES:
+            return  # a line without room; of a step that is to stop, a chunk too
         messages = [
             Outgoing(
                 "",
