@@ -52,6 +52,7 @@ def test_help_names_every_verb_and_how_labels_are_read(run: Run) -> None:
         "dispatcher",
         "trigger",
         "cancel",
+        "logs",
         "explain",
         "match",
         "doctor",
