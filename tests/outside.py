@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from ganger_broker.codec import JSON, decode_result, decode_to_worker, encode
+from ganger_broker.codec import JSON, decode_reply, decode_to_worker, encode
 from ganger_broker.definitions import StepDefinition, WorkflowDefinition
 from ganger_broker.messages import (
     Assignment,
@@ -71,7 +71,7 @@ class Outside:
         await self.transport.close()
 
     def _result(self, delivery: Delivery) -> None:
-        self.results.put_nowait(decode_result(delivery.body, delivery.content_type, LIMIT))
+        self.results.put_nowait(decode_reply(delivery.body, delivery.content_type, LIMIT))
 
     def _assigned(self, delivery: Delivery) -> None:
         message = decode_to_worker(delivery.body, LIMIT)

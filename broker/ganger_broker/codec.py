@@ -23,6 +23,7 @@ from .messages import (
     PushEvent,
     RunResult,
     StepFinished,
+    StreamItem,
     ToWorker,
     Trigger,
     WorkerRegistered,
@@ -36,7 +37,7 @@ __all__ = [
     "decode_cancel",
     "decode_events",
     "decode_push",
-    "decode_result",
+    "decode_reply",
     "decode_schedule",
     "decode_schedules",
     "decode_to_worker",
@@ -141,9 +142,15 @@ def decode_to_worker(body: bytes, limit: int) -> ToWorker:
     return _decode(body, MSGPACK, ToWorker, limit)  # type: ignore[arg-type]
 
 
-def decode_result(body: bytes, content_type: str | None, limit: int) -> RunResult:
-    """A run's result, from the dispatcher to a trigger's ``reply_to``."""
-    return _decode(body, content_type, RunResult, limit)
+def decode_reply(body: bytes, content_type: str | None, limit: int) -> RunResult | StreamItem:
+    """What comes to a trigger's ``reply_to``: the run's result, or before it a stream's item."""
+    reply = _decode(body, content_type, dict[str, Any], limit)
+    try:
+        if reply.get("type") == "stream_item":
+            return msgspec.convert(reply, StreamItem)
+        return msgspec.convert(reply, RunResult)
+    except msgspec.ValidationError as exc:
+        raise MalformedMessage(_named(str(exc))) from exc
 
 
 def kind_of(content_type: str | None, body: bytes) -> str:

@@ -1,6 +1,6 @@
 """What the fields of messages may hold."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -9,6 +9,8 @@ __all__ = [
     "ID_PATTERN",
     "MAX_CONCURRENCY",
     "MAX_CRONS",
+    "MAX_LOG_LINES",
+    "MAX_LOG_TEXT",
     "MAX_RETRIES",
     "MAX_SECONDS",
     "MAX_STEPS",
@@ -20,6 +22,7 @@ __all__ = [
     "AttemptId",
     "Count",
     "Id",
+    "LogLevel",
     "Name",
     "Priority",
     "RateKey",
@@ -49,6 +52,12 @@ MAX_STEPS = 1_000
 """Steps of one workflow."""
 MAX_VERSION = 128
 """Characters of a workflow's version."""
+MAX_LOG_LINES = 1_000
+"""Lines kept with a run: the newest ones."""
+MAX_LOG_TEXT = 4_000
+"""Characters of one line."""
+
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 MAX_CONCURRENCY = 8
 """Concurrency limits of one workflow."""

@@ -56,6 +56,10 @@ class Keys:
         """hash: one run, with one field a step."""
         return f"{self.prefix}:run:{run_id}"
 
+    def log(self, run_id: str) -> str:
+        """list, capped: the newest lines that the run's steps have logged, JSON."""
+        return f"{self.prefix}:log:{run_id}"  # not below the run's key: ids may have colons
+
     @property
     def pending(self) -> str:
         """zset: step run → schedule deadline, ms."""

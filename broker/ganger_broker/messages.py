@@ -6,7 +6,7 @@ milliseconds since 1970 (UTC), durations are seconds, unless the name says other
 """
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +17,7 @@ from .fields import (
     AttemptId,
     Count,
     Id,
+    LogLevel,
     Name,
     Priority,
     Seconds,
@@ -34,18 +35,22 @@ __all__ = [
     "FailureReason",
     "Heartbeat",
     "LabelsChanged",
+    "LogLine",
     "Outcome",
     "PushEvent",
     "Refused",
     "RegisterAgain",
+    "ReplyAddress",
     "RunError",
     "RunResult",
     "RunStatus",
     "StepFinished",
+    "StepLogged",
     "StepRefreshed",
     "StepReleased",
     "StepStarted",
     "StepWaits",
+    "StreamItem",
     "ToWorker",
     "Trigger",
     "WorkerDraining",
@@ -94,6 +99,8 @@ class Trigger(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     ``desired_worker_labels`` is merged over each step's own, by key. ``parent``: the step run
     that spawned it; when that one's run does not succeed, this one is cancelled. ``sticky_to``:
     the worker its first steps stay with, by its workflow's sticky strategy, SOFT by default.
+    ``stream``: what its steps log and put in the stream is sent to ``reply_to`` as it comes,
+    as ``StreamItem``; ``reply_to`` has to be a queue's name then.
     """
 
     workflow: Name
@@ -104,6 +111,7 @@ class Trigger(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     desired_worker_labels: dict[str, Any] = {}
     parent: StepRunId | None = None
     sticky_to: WorkerId | None = None
+    stream: bool = False
 
 
 class PushEvent(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -155,6 +163,24 @@ class RunResult(msgspec.Struct, omit_defaults=True):
     error: RunError | None = None
 
 
+class StreamItem(msgspec.Struct, tag="stream_item", omit_defaults=True):
+    """What a step says while it runs, sent to the trigger's ``reply_to`` where it wants them.
+
+    In the same queue as the ``RunResult``, which has no ``type``, and before it. ``kind``:
+    ``log``, a line with its ``level``, or ``chunk``, what it put in the stream. ``seq`` counts
+    what one attempt says, from 1, lines and chunks together; ``at`` is when it said it.
+    """
+
+    run_id: str
+    step: str
+    attempt: AttemptId
+    seq: Annotated[int, Meta(ge=1)]
+    at: int
+    kind: Literal["log", "chunk"]
+    data: Any = None
+    level: LogLevel | None = None
+
+
 # ── what workers send: exchange ganger, routing key event.<worker id>; a body is a list ──
 
 
@@ -178,12 +204,12 @@ class WorkerRegistered(WorkerEvent, tag="worker_registered"):
     labels: dict[str, LabelValue] = {}
     label_seq: Count = 0
     workflows: list[WorkflowDefinition] = []
-    rate_limits: list[RateLimit] = []
     attempts: list[AttemptId] = []
     draining: bool = False
     host: str = ""
     pid: int = 0
     version: str = ""
+    rate_limits: list[RateLimit] = []
 
 
 class Heartbeat(WorkerEvent, tag="heartbeat"):
@@ -254,6 +280,22 @@ class StepRefreshed(WorkerEvent, tag="step_refreshed"):
     timeout: Seconds
 
 
+class LogLine(msgspec.Struct):
+    """A line that an attempt has logged; ``seq`` is that of ``StreamItem``."""
+
+    seq: Annotated[int, Meta(ge=1)]
+    at: int
+    level: LogLevel
+    message: str
+
+
+class StepLogged(WorkerEvent, tag="step_logged"):
+    """The attempt has logged these lines, to be kept with the run."""
+
+    attempt: AttemptId
+    lines: list[LogLine]
+
+
 Event = (
     WorkerRegistered
     | Heartbeat
@@ -265,17 +307,28 @@ Event = (
     | StepReleased
     | StepRefreshed
     | StepWaits
+    | StepLogged
 )
 
 
 # ── what the dispatcher sends to one worker: exchange ganger.work, routing key <worker id> ──
 
 
+class ReplyAddress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a run's result goes; with ``stream``, what its steps say as well."""
+
+    reply_to: str
+    correlation_id: str | None = None
+    content_type: str = "application/msgpack"
+    stream: bool = False
+
+
 class Assignment(msgspec.Struct, tag="assignment", omit_defaults=True):
     """This attempt is yours. A worker of another incarnation must not run it.
 
     ``parents``: what the steps it depends on returned. Of a step for failures: what all that
-    succeeded returned, and in ``errors`` why the others failed.
+    succeeded returned, and in ``errors`` why the others failed. ``stream_to``: who wants what
+    the step says while it runs.
     """
 
     attempt: AttemptId
@@ -290,6 +343,7 @@ class Assignment(msgspec.Struct, tag="assignment", omit_defaults=True):
     timeout: Seconds = 60.0
     priority: Priority = 1
     errors: dict[str, RunError] = {}
+    stream_to: list[ReplyAddress] = []
 
 
 class CancelAttempt(msgspec.Struct, tag="cancel_attempt", omit_defaults=True):

@@ -26,6 +26,7 @@ MESSAGES: tuple[type, ...] = (
     schedules.Unschedule,
     schedules.AskSchedules,
     schedules.ScheduleList,
+    messages.StreamItem,
     *EVENTS,
     *TO_WORKER,
 )
@@ -92,7 +93,7 @@ def asyncapi() -> dict[str, Any]:
             "results": {
                 "address": "{reply_to}",
                 "description": "the default exchange; reply_to of the trigger is the queue",
-                "messages": _references([messages.RunResult]),
+                "messages": _references([messages.RunResult, messages.StreamItem]),
                 "bindings": {"amqp": {"is": "queue"}},
             },
             "events": {
@@ -145,6 +146,7 @@ _ALSO_JSON = (
     schedules.Unschedule,
     schedules.AskSchedules,
     schedules.ScheduleList,
+    messages.StreamItem,
 )
 
 

@@ -66,6 +66,15 @@ class EmbeddedDispatcher:
         async with self._reading() as store:
             return await store.feed(after)
 
+    async def logs(self, run_id: str) -> list[dict[str, Any]]:
+        """What the steps of a run have logged, as ``ganger logs --json`` prints it.
+
+        On any event loop.
+        """
+        async with self._reading() as store:
+            found: list[dict[str, Any]] = msgspec.to_builtins(await store.log(run_id))
+        return found
+
     @contextlib.asynccontextmanager
     async def _reading(self) -> AsyncIterator[RedisStore]:
         store = self._open_store()  # a client of its own: connections belong to one loop

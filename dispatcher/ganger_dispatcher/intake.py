@@ -37,6 +37,10 @@ from .core.records import ReplyAddress
 
 __all__ = ["facts_of", "read", "refusal"]
 
+_DIRECT_REPLY = "amq.rabbitmq.reply-to"
+"""RabbitMQ closes the connection of who publishes to such a name that is made up: one trigger
+must not have that done to every worker that says something."""
+
 
 def read(delivery: Delivery, limit: int) -> list[Fact]:
     """The facts in a delivery; one that cannot be taken is itself a fact.
@@ -100,7 +104,7 @@ def facts_of(delivery: Delivery, limit: int) -> Iterable[Fact]:
         case _:
             trigger = decode_trigger(delivery.body, delivery.content_type, limit)
             run_id = trigger.run_id or _id_of(delivery)
-            yield TriggerReceived(trigger, run_id, _reply(delivery))
+            yield TriggerReceived(trigger, run_id, _reply(delivery, trigger.stream))
 
 
 def _id_of(delivery: Delivery) -> str:
@@ -116,9 +120,13 @@ def _id_of(delivery: Delivery) -> str:
     return words.hexdigest()
 
 
-def _reply(delivery: Delivery) -> ReplyAddress | None:
+def _reply(delivery: Delivery, stream: bool = False) -> ReplyAddress | None:
+    if stream and (not delivery.reply_to or delivery.reply_to.startswith(_DIRECT_REPLY)):
+        raise MalformedMessage(
+            "$.stream: needs a reply_to that is a queue's name; direct reply-to takes only results"
+        )
     if not delivery.reply_to:
         return None
     # whoever did not send MessagePack can hardly be expected to read it
     kind = MSGPACK if kind_of(delivery.content_type, delivery.body) == MSGPACK else JSON
-    return ReplyAddress(delivery.reply_to, delivery.correlation_id, kind)
+    return ReplyAddress(delivery.reply_to, delivery.correlation_id, kind, stream)

@@ -97,3 +97,19 @@ class Limited(Long):
     @app.step(timeout="5m", desired_worker_labels={"role": "gpu"}, rate_limits={"quota": 1})
     async def long(self, context: Context) -> dict[str, Any]:
         return await Long.long(self, context)
+
+
+@app.workflow()
+class Talk:
+    """Logs and streams as much as it is told to; its first attempt then stays, if it is to."""
+
+    @app.step(timeout="5m", desired_worker_labels={"voice": 1})
+    async def talk(self, context: Context) -> dict[str, Any]:
+        given = context.workflow_input()
+        for number in range(given.get("lines", 1)):
+            context.log(f"line {number}")
+        for number in range(given.get("chunks", 0)):
+            await context.async_put_stream({"chunk": number})
+        if given.get("stay") and context.attempt_id().endswith("/1"):
+            await asyncio.Event().wait()
+        return {"worker": context.worker.id()}

@@ -47,6 +47,15 @@ class Publisher:
             return properties.correlation_id, read(body)
         raise AssertionError("the reply queue is gone")
 
+    def streamed(self) -> tuple[list[dict], dict]:
+        """What is streamed until the next result, and that."""
+        items = []
+        while True:
+            _, message = self.result()
+            if message.get("type") != "stream_item":
+                return items, message
+            items.append(message)
+
     def dead(self) -> tuple[dict, bytes]:
         """The next dead letter: headers and body."""
         queue = f"{self.prefix}.dead"

@@ -18,6 +18,7 @@ from .processes import GANGER, ROOT, Process, ganger
 
 README = ROOT / "README.md"
 QUICKSTART = ROOT / "docs" / "quickstart.md"
+TRIGGERS = ROOT / "docs" / "triggers.md"
 
 Command = tuple[str, list[str]]
 """What is typed, and what the page says it prints."""
@@ -170,3 +171,46 @@ async def test_the_quickstart_s_step_goes_to_the_worker_it_prefers(
     assert status == 0
     assert '"worker": "gpu-' in printed
     assert '"url": "https://example.org/cat.png"' in printed
+
+
+TALKING = """
+from ganger import Context, Ganger
+
+app = Ganger()
+
+@app.workflow()
+class Caption:
+    @app.step()
+    async def caption(self, context: Context):
+        context.log("the model is loaded")
+        context.put_stream("a cat")
+        return "done"
+"""
+
+
+async def test_a_program_without_ganger_reads_the_stream(
+    folder: Path, environment: dict[str, str]
+) -> None:
+    (folder / "app.py").write_text(TALKING)
+    [program] = [block for block in blocks(TRIGGERS, "python") if "stream_item" in block]
+    for said, here in (
+        ('"amqp://guest:guest@127.0.0.1:5672/"', repr(environment["GANGER_BROKER_URL"])),
+        ('exchange="ganger"', f"exchange={environment['GANGER_PREFIX']!r}"),
+    ):
+        assert said in program
+        program = program.replace(said, here)
+    async with AsyncExitStack() as stack:
+        for command in ("ganger dispatcher", "ganger worker app:app"):
+            running_one = running(command, folder, **environment)
+            process = await stack.enter_async_context(running_one)
+            await process.says("leading" if "dispatcher" in command else "worker registered")
+        reader = await Process.launch([sys.executable, "-c", program], folder, {})
+        try:
+            assert await reader.ended() == 0, "\n".join(reader.lines)
+        finally:
+            await reader.stop()
+    assert reader.lines == [
+        "img-19/caption/1 1 log the model is loaded",
+        "img-19/caption/1 2 chunk a cat",
+        "succeeded {'caption': 'done'}",
+    ]

@@ -15,6 +15,7 @@ from ganger_broker.messages import FailureReason, Outcome, RunError, RunResult, 
 from ganger_dispatcher.core import effects as do
 from ganger_dispatcher.core.effects import Effect
 from ganger_dispatcher.core.records import (
+    KeptLine,
     ReplyAddress,
     Snapshot,
 )
@@ -163,6 +164,41 @@ async def test_only_runs_that_ended_long_ago_are_deleted(place: Place) -> None:
     names = await place.names()
     assert {"run:live", "run:recent"} <= names
     assert "run:old" not in names
+
+
+def lines(first: int, count: int) -> tuple[KeptLine, ...]:
+    return tuple(
+        KeptLine(at=1_000 + n, attempt="r:1/s/1", seq=n, level="info", message=f"line {n}")
+        for n in range(first, first + count)
+    )
+
+
+async def test_the_newest_lines_of_a_run_are_kept_and_how_far_they_go(place: Place) -> None:
+    await place.commit(
+        do.StoreRun("r:1", header()),
+        do.AppendLog("r:1", {"s/1": 2}, lines(1, 2)),
+        do.AppendLog("r:1", {"s/1": 3}, lines(3, 1)),
+    )
+    assert await place.store.log("r:1") == [*lines(1, 3)]
+    [(_, kept, _)] = (await place.store.load()).runs
+    assert kept.logged == {"s/1": 3}
+    for first in (4, 1_004):
+        await place.commit(do.AppendLog("r:1", {"s/1": first + 999}, lines(first, 1_000)))
+    assert await place.store.log("r:1") == [*lines(1_004, 1_000)]
+    await place.commit(do.AppendLog("r:1", {"s/1": 4_003}, lines(2_004, 2_000)))
+    assert await place.store.log("r:1") == [*lines(3_004, 1_000)]
+    assert await place.store.log("r") == []
+
+
+async def test_a_run_s_lines_go_with_it(place: Place) -> None:
+    for name in ("old", "recent"):
+        await place.commit(do.StoreRun(name, header()), do.AppendLog(name, {"s/1": 2}, lines(1, 2)))
+    await place.commit(
+        do.EndRun("old", header(RunStatus.FAILED, finished_at=4_999)),
+        do.EndRun("recent", header(RunStatus.SUCCEEDED, finished_at=5_001)),
+    )
+    assert await place.store.prune(5_000) == 1
+    assert {name for name in await place.names() if "log" in name} == {"log:recent"}
 
 
 async def test_many_old_runs_go_in_several_rounds(place: Place) -> None:

@@ -52,6 +52,7 @@ def test_help_names_every_verb_and_how_labels_are_read(run: Run) -> None:
         "dispatcher",
         "trigger",
         "cancel",
+        "logs",
         "explain",
         "match",
         "doctor",
@@ -112,7 +113,7 @@ def test_wrong_use_ends_with_2(run: Run) -> None:
         ),
         (["cancel", "r", "--broker-url", "memory://"], "--broker-url: memory:// lives in"),
         (["trigger", "c", "--wait", "--timeout", "x"], "--timeout: 'x' must be"),
-        (["trigger", "c", "--timeout", "3s"], "--timeout: is for --wait, which was not given"),
+        (["trigger", "c", "--timeout", "3s"], "--timeout: is for --wait or --follow, and"),
     ],
 )
 def test_a_bad_value_is_one_clear_line_and_2(run: Run, words: list[str], said: str) -> None:
@@ -265,6 +266,7 @@ def test_verbs_that_are_not_installed_say_what_to_install(
         ["explain", "r/s"],
         ["match", "f", "--json"],
         ["doctor"],
+        ["logs", "r"],
     ):
         status, _, err = run(*words)
         assert status == 1
@@ -285,6 +287,9 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ganger]:
         async def echo(self, context: Context) -> Any:
             if context.workflow_input().get("fail"):
                 raise ValueError("asked to")
+            context.log("a line", "warning")
+            context.put_stream("a chunk")
+            context.put_stream([1])
             return [context.workflow_input(), context.additional_metadata(), context.priority()]
 
     worker = app.worker("w", labels={"zone": "a"})
@@ -312,6 +317,28 @@ def test_trigger_prints_the_run_or_its_output(run: Run, serving: Ganger) -> None
         "status": "succeeded",
         "output": {"echo": [{}, {}, 1]},
     }
+
+
+def test_following_prints_what_steps_say_and_then_the_output(run: Run, serving: Ganger) -> None:
+    status, out, _ = run("trigger", "echo", "--follow", "--timeout", "20s", "--run-id", "r3")
+    assert status == 0
+    assert out.splitlines()[:3] == ["warning echo: a line", "a chunk", "[1]"]
+    assert json.loads("".join(out.splitlines()[3:])) == {"echo": [{}, {}, 1]}
+    _, out, _ = run("trigger", "echo", "--follow", "--json", "--run-id", "r4")
+    *items, result = [json.loads(line) for line in out.splitlines()]
+    assert [(item["seq"], item["kind"], item["data"]) for item in items] == [
+        (1, "log", "a line"),
+        (2, "chunk", "a chunk"),
+        (3, "chunk", [1]),
+    ]
+    assert (result["run_id"], result["status"]) == ("r4", "succeeded")
+    words = ("trigger", "echo", "--follow", "--input", '{"fail": 1}')
+    status, out, err = run(*words)
+    assert (status, out) == (1, "")
+    assert "ValueError: asked to" in err
+    status, out, err = run(*words, "--json")
+    assert (status, err) == (1, "")
+    assert json.loads(out.splitlines()[-1])["error"]["type"] == "ValueError"
 
 
 def test_a_run_that_fails_ends_with_1(run: Run, serving: Ganger) -> None:

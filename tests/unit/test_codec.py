@@ -13,7 +13,7 @@ from ganger_broker.codec import (
     MSGPACK,
     decode_cancel,
     decode_events,
-    decode_result,
+    decode_reply,
     decode_to_worker,
     decode_trigger,
     encode,
@@ -40,6 +40,7 @@ from ganger_broker.messages import (
     StepRefreshed,
     StepReleased,
     StepStarted,
+    StreamItem,
     ToWorker,
     Trigger,
     WorkerDraining,
@@ -80,7 +81,20 @@ def test_a_cancellation_and_a_result(kind: str) -> None:
     assert decode_cancel(encode(cancel, kind), kind, LIMIT) == cancel
     error = RunError(FailureReason.STEP_FAILED, "no", "s", "r/s/1", "ValueError", "…")
     result = RunResult("w", "r", RunStatus.FAILED, {"s": [1, 2.5, None]}, error)
-    assert decode_result(encode(result, kind), kind, LIMIT) == result
+    assert decode_reply(encode(result, kind), kind, LIMIT) == result
+
+
+@KINDS
+def test_a_stream_s_item_is_told_apart_from_a_result(kind: str) -> None:
+    item = StreamItem("r", "s", "r/s/1", 7, 1_000, "chunk", {"type": "stream_item"})
+    body = encode(item, kind)
+    assert decode_reply(body, kind, LIMIT) == item
+    line = StreamItem("r", "s", "r/s/1", 8, 1_000, "log", "hello", "warning")
+    assert decode_reply(encode(line, kind), kind, LIMIT) == line
+    result = RunResult("w", "r", RunStatus.SUCCEEDED, {"type": {"type": "stream_item"}})
+    assert decode_reply(encode(result, kind), kind, LIMIT) == result
+    with pytest.raises(MalformedMessage, match=r"^\$\.kind: "):
+        decode_reply(encode({"type": "stream_item", "kind": "x"}, JSON), JSON, LIMIT)
 
 
 def test_events_keep_their_order() -> None:

@@ -102,3 +102,25 @@ def test_headers_that_would_not_fit_beside_ours_are_left_out() -> None:
     assert "much" not in letter.headers
     assert letter.headers["ganger-headers"].startswith("left out")
     assert letter.headers["ganger-reason"] == "malformed"
+
+
+def test_a_trigger_that_wants_the_stream_says_so_with_its_address() -> None:
+    body = b'{"workflow": "add", "stream": true}'
+    [fact] = read(came(body, reply_to="q"), LIMIT)
+    assert isinstance(fact, TriggerReceived)
+    assert fact.reply is not None
+    assert fact.reply.stream
+    [fact] = read(came(reply_to="q"), LIMIT)
+    assert isinstance(fact, TriggerReceived)
+    assert fact.reply is not None
+    assert not fact.reply.stream
+
+
+@pytest.mark.parametrize("reply_to", [None, "amq.rabbitmq.reply-to.g1h2AA.x=="])
+def test_a_stream_needs_a_queue_of_its_own(reply_to: str | None) -> None:
+    body = b'{"workflow": "add", "stream": true}'
+    [fact] = read(came(body, reply_to=reply_to), LIMIT)
+    assert isinstance(fact, MessageRefused)
+    assert fact.reason == "malformed"
+    assert fact.detail.startswith("$.stream: needs a reply_to that is a queue's name")
+    assert (fact.reply.reply_to if fact.reply else None) == reply_to

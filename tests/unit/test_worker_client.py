@@ -12,7 +12,15 @@ from ganger import InvalidInput, RunCancelled, RunFailed, TransportClosed, Workf
 from ganger.client import Client
 from ganger_broker.codec import decode_cancel, decode_trigger, encode
 from ganger_broker.memory import MemoryBroker, MemoryTransport
-from ganger_broker.messages import CancelRun, FailureReason, RunError, RunResult, RunStatus, Trigger
+from ganger_broker.messages import (
+    CancelRun,
+    FailureReason,
+    RunError,
+    RunResult,
+    RunStatus,
+    StreamItem,
+    Trigger,
+)
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Delivery, Outgoing, Published, Subscription
 from tests.unit.fake_dispatcher import PATIENCE, FlakyTransport
@@ -236,3 +244,86 @@ async def test_a_result_may_be_had_from_a_thread_but_not_block_its_own_loop() ->
         thread.start()
         await asyncio.to_thread(thread.join)
         assert other_loop == [{"n": 1}]
+
+
+# ── streams ───────────────────────────────────────────────────────────────────────────
+
+
+def chunk(seq: int, attempt: str = "r1/s/1") -> StreamItem:
+    return StreamItem("r1", "s", attempt, seq, 1_000, "chunk", f"{attempt} says {seq}")
+
+
+async def streaming(found: Program) -> tuple[WorkflowRunRef, Delivery]:
+    ref = await found.client.trigger(Trigger("caption", run_id="r1", stream=True))
+    await found.until(lambda: len(found.deliveries) == 1)
+    return ref, found.deliveries[0]
+
+
+async def test_a_stream_yields_what_comes_in_order_and_ends_with_the_run() -> None:
+    async with program() as found:
+        ref, delivery = await streaming(found)
+        assert decode_trigger(delivery.body, delivery.content_type, 10_000).stream
+        await found.answer(delivery, chunk(1))
+        read = [await anext(items := ref.stream())]
+        for item in (chunk(2), chunk(2), chunk(1), chunk(1, "r1/s/2"), chunk(2, "r1/s/2")):
+            await found.answer(delivery, item)  # those that come twice are given once
+        await found.answer(delivery, succeeded("r1", {"s": 1}))
+        await found.answer(delivery, chunk(3, "r1/s/2"))
+        read += [item async for item in items]
+        assert read == [chunk(1), chunk(2), chunk(1, "r1/s/2"), chunk(2, "r1/s/2")]
+        assert await ref.result(PATIENCE) == {"s": 1}
+        assert [item async for item in ref.stream()] == []
+
+
+async def test_what_came_before_the_stream_is_read_is_there_and_a_failed_run_ends_it() -> None:
+    async with program() as found:
+        ref, delivery = await streaming(found)
+        await found.answer(delivery, chunk(1))
+        error = RunError(FailureReason.STEP_FAILED, "it broke")
+        await found.answer(delivery, RunResult("caption", "r1", RunStatus.FAILED, error=error))
+        with pytest.raises(RunFailed, match="it broke"):
+            await ref.result(PATIENCE)
+        assert [item async for item in ref.stream()] == [chunk(1)]
+
+
+async def test_a_run_that_was_not_started_with_stream_has_none() -> None:
+    async with program() as found:
+        ref = await found.client.trigger(Trigger("caption", run_id="r1"))
+        with pytest.raises(InvalidInput, match=r"stream\(\): run r1 is not streamed; start"):
+            ref.stream()
+        with pytest.raises(InvalidInput, match=r"sync_stream\(\): run r1 is not streamed"):
+            ref.sync_stream()
+        # the same run again, by somebody who streams it: what comes from now on
+        again = await found.client.trigger(Trigger("caption", run_id="r1", stream=True))
+        await found.until(lambda: len(found.deliveries) == 2)
+        await found.answer(found.deliveries[1], chunk(7))
+        await found.answer(found.deliveries[0], succeeded("r1", {}))
+        assert [item async for item in again.stream()] == [chunk(7)]
+
+
+async def test_a_stream_can_be_read_from_a_thread_and_from_another_loop() -> None:
+    async with program() as found:
+        ref, delivery = await streaming(found)
+        for seq in (1, 2):
+            await found.answer(delivery, chunk(seq))
+
+        async def elsewhere() -> Any:
+            return await anext(ref.stream())
+
+        assert await asyncio.to_thread(lambda: asyncio.run(elsewhere())) == chunk(1)
+        with pytest.raises(RuntimeError, match=r"sync_stream\(\) would block the event loop"):
+            next(ref.sync_stream())
+        await found.answer(delivery, chunk(3))
+        await found.answer(delivery, succeeded("r1", {}))
+        left = await asyncio.to_thread(lambda: list(ref.sync_stream()))
+        assert left == [chunk(2), chunk(3)]  # an iteration given up takes nothing along
+
+
+async def test_closing_the_client_ends_a_stream_with_an_error() -> None:
+    async with program() as found:
+        ref, _ = await streaming(found)
+        reading = asyncio.create_task(anext(ref.stream()))
+        await asyncio.sleep(0)
+        await found.client.close()
+        with pytest.raises(TransportClosed):
+            await reading

@@ -15,6 +15,7 @@ from ganger_broker.errors import (
     TransportError,
 )
 from ganger_broker.labels import WorkerLabelComparator
+from ganger_broker.messages import StreamItem
 from ganger_broker.settings import Settings
 
 from .app import Ganger
@@ -44,6 +45,7 @@ __all__ = [
     "RunFailed",
     "Settings",
     "StickyStrategy",
+    "StreamItem",
     "Task",
     "TransportClosed",
     "TransportError",

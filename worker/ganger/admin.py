@@ -49,13 +49,15 @@ class AsyncAdmin:
         desired_worker_labels: Mapping[str, Any] | None = None,
         parent: str | None = None,
         sticky_to: str | None = None,
+        stream: bool = False,
     ) -> WorkflowRunRef:
         """Trigger a run; returns when the broker has confirmed the trigger.
 
         ``workflow``: its name, or its class. ``run_id`` makes it idempotent: a second
         trigger with the same id is the same run. ``desired_worker_labels`` are merged over
         each step's own, by key. ``priority``: 1 to 3, 3 goes first. ``parent`` and
-        ``sticky_to`` are for runs that steps spawn: see ``context.aio``.
+        ``sticky_to`` are for runs that steps spawn: see ``context.aio``. ``stream``: what its
+        steps say comes here while it runs; see ``WorkflowRunRef.stream``.
 
         Raises:
             InvalidInput: one of these is wrong; the text names the field.
@@ -70,6 +72,7 @@ class AsyncAdmin:
             "desired_worker_labels": written(desired_worker_labels, "desired_worker_labels"),
             "parent": parent,
             "sticky_to": sticky_to,
+            "stream": stream,
         }
         trigger = checked(fields, Trigger)
         return await (await self.client()).trigger(trigger)

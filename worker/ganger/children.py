@@ -109,6 +109,10 @@ class Children:
         """
         if self._admin is None:
             raise InvalidInput("spawn_workflow: this context belongs to no app")
+        if fields.get("stream"):
+            raise InvalidInput(
+                "stream: is not for children; what a child logs is kept with its own run"
+            )
         if key is not None and not isinstance(key, str):
             raise InvalidInput(f"key: {key!r} must be a string")
         self._spawned += 1

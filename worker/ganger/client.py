@@ -1,16 +1,17 @@
 """A program's side of the wire: triggers out, results in."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
 import structlog
 
-from ganger_broker.codec import decode_result, decode_schedules, encode
+from ganger_broker.codec import decode_reply, decode_schedules, encode
 from ganger_broker.errors import (
     GangerError,
+    InvalidInput,
     InvalidMessage,
     OversizedMessage,
     RunCancelled,
@@ -18,15 +19,25 @@ from ganger_broker.errors import (
     TransportClosed,
     TransportError,
 )
-from ganger_broker.messages import CancelRun, PushEvent, RunResult, RunStatus, Trigger
+from ganger_broker.messages import (
+    CancelRun,
+    PushEvent,
+    RunResult,
+    RunStatus,
+    StreamItem,
+    Trigger,
+)
 from ganger_broker.schedules import ScheduleList
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Delivery, Outgoing, Transport
 
 from .background import loops_at_work
 from .publishing import publish_until_confirmed
+from .stream_reader import StreamReader
 
 __all__ = ["Client", "WorkflowRunRef", "output_of"]
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -40,10 +51,11 @@ CLOSE_PATIENCE = 1.0
 class _Awaited:
     """A run whose result may come; it is known as long as somebody may ask for it."""
 
-    __slots__ = ("__weakref__", "done", "error", "message", "result")
+    __slots__ = ("__weakref__", "done", "error", "message", "result", "stream")
 
     def __init__(self, message: Outgoing) -> None:
         self.message = message
+        self.stream: StreamReader | None = None
         self.done = asyncio.Event()
         self.result: RunResult | None = None
         self.error: GangerError | None = None
@@ -52,6 +64,8 @@ class _Awaited:
         if not self.done.is_set():
             self.result, self.error = result, error
             self.done.set()
+            if self.stream is not None:
+                self.stream.end()
 
 
 class WorkflowRunRef:
@@ -89,10 +103,7 @@ class WorkflowRunRef:
             TimeoutError: it has not ended in time.
             TransportClosed: its client was closed.
         """
-        ended = self._ended(timeout)
-        if asyncio.get_running_loop() is not self._loop:
-            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ended, self._loop))
-        return await ended
+        return await self._there(self._ended(timeout))
 
     def sync_result(self, timeout: float | None = None) -> dict[str, Any]:
         """The same as ``result``, blocking.
@@ -101,16 +112,72 @@ class WorkflowRunRef:
             RuntimeError: the event loop that runs here is the one it was triggered on, or
                 one with a worker, which this would block for ever: ``await result()``.
         """
+        return self._blocking(self._ended(timeout), "sync_result()", "await result()")
+
+    def stream(self) -> AsyncIterator[StreamItem]:
+        """What the run's steps log and put in the stream, as it comes, until the run ends.
+
+        In the order in which each attempt said it; ``seq`` counts it from 1. What came before
+        this is called is there as well; each item is given once. A step that is tried again,
+        or whose worker was lost, begins anew with another ``attempt``. However the run ends,
+        this ends: ``result()`` says how.
+
+        Raises:
+            InvalidInput: it was not started with ``stream=True``.
+            TransportClosed: its client was closed.
+        """
+        return self._items(self._reader("stream()"))
+
+    def sync_stream(self) -> Iterator[StreamItem]:
+        """The same as ``stream``, blocking.
+
+        Raises:
+            RuntimeError: as ``sync_result``.
+        """
+        return self._sync_items(self._reader("sync_stream()"))
+
+    async def _items(self, reader: StreamReader) -> AsyncIterator[StreamItem]:
+        while await self._there(self._more(reader)):
+            while (item := reader.next()) is not None:
+                yield item
+
+    def _sync_items(self, reader: StreamReader) -> Iterator[StreamItem]:
+        instead = "async for item in stream()"
+        while self._blocking(self._more(reader), "sync_stream()", instead):
+            while (item := reader.next()) is not None:
+                yield item
+
+    def _reader(self, what: str) -> StreamReader:
+        if self._awaited.stream is None:
+            raise InvalidInput(
+                f"{what}: run {self.run_id} is not streamed; start it with stream=True"
+            )
+        return self._awaited.stream
+
+    async def _more(self, reader: StreamReader) -> bool:
+        more = await reader.wait()
+        if not more and self._awaited.result is None:
+            raise self._awaited.error or TransportClosed("the client was closed")
+        return more
+
+    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
+        """What it returns, on the client's loop."""
+        if asyncio.get_running_loop() is not self._loop:
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+        return await work
+
+    def _blocking(self, work: Coroutine[Any, Any, T], what: str, instead: str) -> T:
         try:
             here = asyncio.get_running_loop()
         except RuntimeError:
             here = None
         if here is not None and (here is self._loop or here in loops_at_work):
+            work.close()
             raise RuntimeError(
-                "sync_result() would block the event loop that the result needs: "
-                "await result(), or call it from a step that is a plain function"
+                f"{what} would block the event loop that the result needs: "
+                f"{instead}, or call it from a step that is a plain function"
             )
-        future = asyncio.run_coroutine_threadsafe(self._ended(timeout), self._loop)
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         finally:
@@ -215,6 +282,10 @@ class Client:
         awaited = self._awaited.get(run_id)
         if awaited is None:
             awaited = self._awaited[run_id] = _Awaited(message)
+        if trigger.stream and awaited.stream is None:
+            awaited.message, awaited.stream = message, StreamReader()
+            if awaited.done.is_set():
+                awaited.stream.end()
         await publish_until_confirmed(self._transport, self._topology, [message])
         return WorkflowRunRef(run_id, trigger.workflow, awaited, asyncio.get_running_loop())
 
@@ -282,10 +353,15 @@ class Client:
         try:
             # no limit of its own: it holds the outputs of several steps, each within theirs
             body = delivery.body
-            awaited.end(decode_result(body, delivery.content_type, len(body)))
+            reply = decode_reply(body, delivery.content_type, len(body))
         except InvalidMessage as exc:
             _log.error("a result cannot be read", run=delivery.correlation_id, detail=str(exc))
             awaited.end(None, exc)
+            return
+        if isinstance(reply, RunResult):
+            awaited.end(reply)
+        elif awaited.stream is not None:
+            awaited.stream.take(reply)
 
     def _answered(self, answer: "asyncio.Future[ScheduleList]", delivery: Delivery) -> None:
         if answer.done():

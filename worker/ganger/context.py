@@ -11,13 +11,14 @@ from pydantic import ValidationError
 
 from ganger_broker.durations import Duration, parse_duration
 from ganger_broker.errors import GangerError, InvalidInput
-from ganger_broker.fields import MAX_SECONDS, AttemptId
+from ganger_broker.fields import MAX_SECONDS, AttemptId, LogLevel
 from ganger_broker.labels import LabelValue
 from ganger_broker.messages import Assignment, RunError
 
 from .children import ChildRef, Children
 from .live_labels import LiveLabels
 from .step import step_name_of
+from .step_stream import StepStream, check_level
 from .workflow import BoundStep
 
 __all__ = ["Context", "UnfitInput", "WorkerContext"]
@@ -101,7 +102,9 @@ class Context:
         refresh: Callable[[AttemptId, float], None],
         children: Children,
         step: BoundStep | None = None,
+        stream: StepStream | None = None,
     ) -> None:
+        self._stream = stream
         self._input: Any = assignment.input
         self._step = step
         self.worker = worker
@@ -226,9 +229,45 @@ class Context:
             return True
         return exit_.wait(timeout)
 
-    def log(self, message: str, **fields: Any) -> None:
-        """Log a line; it carries run, step, attempt and worker."""
-        _log.info(message, **fields)
+    def log(self, message: str, level: LogLevel = "info", **fields: Any) -> None:
+        """Log a line: it is kept with the run, and streamed with it.
+
+        ``level``: debug, info, warning or error. ``fields`` are put behind the message, as
+        ``key=value``. Returns at once; of what a run logs the newest 1,000 lines are kept, of
+        a line 4,000 characters. The worker's own log has it as well, with run, step, attempt
+        and worker.
+
+        Raises:
+            InvalidInput: the level is none.
+        """
+        check_level(level)
+        getattr(_log, level)(message, **fields)
+        if self._stream is not None:
+            said = [str(message), *(f"{key}={value!r}" for key, value in fields.items())]
+            self._stream.log(" ".join(said), level)
+
+    def put_stream(self, data: Any) -> None:
+        """Send a chunk, text or what JSON can say, to those who stream the run.
+
+        For a run that nobody streams nothing is sent. Returns at once, unless 1 MiB of what
+        the step has said is not sent yet: a step that is a plain function waits then, until
+        there is room.
+
+        Raises:
+            InvalidInput: it is bytes, or has no JSON form, or is over 256 KiB; or the step is
+                ``async def`` and 1 MiB is not sent yet: ``await async_put_stream(…)``.
+        """
+        if self._stream is not None:
+            self._stream.put(data)
+
+    async def async_put_stream(self, data: Any) -> None:
+        """The same as ``put_stream``, for ``async def`` steps: waits until there is room.
+
+        Raises:
+            InvalidInput: it is bytes, or has no JSON form, or is over 256 KiB.
+        """
+        if self._stream is not None:
+            await self._stream.put_when_room(data)
 
     def _validate(self) -> None:
         """Make the input an object of its model.
@@ -248,5 +287,7 @@ class Context:
     def _stop(self) -> None:
         self._stopped = True
         self.aio.stop()
+        if self._stream is not None:
+            self._stream.stop()
         if self._exit is not None:
             self._exit.set()

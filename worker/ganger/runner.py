@@ -33,6 +33,8 @@ from .clock import wall_clock
 from .context import Context, UnfitInput, WorkerContext
 from .failures import NonRetryable, RetryAfter, error_of, timed_out
 from .outbox import Outbox
+from .step_stream import StepStream
+from .stream_sender import StreamSender
 from .threads import Raised, StepThreads
 from .workflow import BoundStep
 
@@ -52,14 +54,15 @@ class _Attempt:
     """One attempt that this worker holds."""
 
     __slots__ = (
-        *("assignment", "begun", "cancel", "context", "seconds", "slot", "step", "task"),
-        *("timed_out", "timer", "waiting", "words"),
+        *("assignment", "begun", "cancel", "context", "seconds", "slot", "step", "stream"),
+        *("task", "timed_out", "timer", "waiting", "words"),
     )
 
     def __init__(self, assignment: Assignment, step: BoundStep | None) -> None:
         self.assignment = assignment
         self.step = step
         self.context: Context
+        self.stream: StepStream
         self.slot = False  # whether it has one of the worker's
         self.waiting = 0  # how many of its children it waits for
         self.words = 0  # how often it has said that it waits, or goes on
@@ -76,7 +79,7 @@ class StepRunner:
 
     At most ``slots`` steps run at once, also where the dispatcher counts a slot as free
     whose thread has not ended yet; ``max_bytes`` bounds one event. ``admin`` is what the
-    steps spawn runs with.
+    steps spawn runs with, ``sender`` takes what they say to those who stream their runs.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class StepRunner:
         worker: WorkerContext,
         incarnation: str,
         outbox: Outbox,
+        sender: StreamSender,
         *,
         slots: int,
         max_bytes: int,
@@ -97,6 +101,7 @@ class StepRunner:
         self._worker = worker
         self._incarnation = incarnation
         self._outbox = outbox
+        self._sender = sender
         self._max_bytes = max_bytes - BODY_MARGIN
         self._loop = asyncio.get_running_loop()
         self._slots = asyncio.Semaphore(slots)
@@ -137,7 +142,15 @@ class StepRunner:
             lambda: self._waiting_for_child(held),
             self._loop,
         )
-        held.context = Context(assignment, self._worker, self._refresh, children, step)
+        held.stream = StepStream(
+            assignment,
+            self._worker.id(),
+            self._incarnation,
+            self._outbox,
+            self._sender,
+            max_bytes=self._max_bytes,
+        )
+        held.context = Context(assignment, self._worker, self._refresh, children, step, held.stream)
         self._held[assignment.attempt] = held
         self._idle.clear()
         self._outbox.append(
@@ -174,6 +187,8 @@ class StepRunner:
             held.task.cancel()
         if going_on:
             await asyncio.wait([held.task for held in going_on], timeout=patience)
+        for held in going_on:
+            held.stream.end(lambda: None)
         self._threads.close()
         return [held.assignment.attempt for held in left]
 
@@ -204,8 +219,14 @@ class StepRunner:
             self._outbox.append(
                 StepReleased(self._worker.id(), self._incarnation, assignment.attempt)
             )
-        elif self._held.pop(assignment.attempt, None) is not None:  # else it was abandoned
-            self._tell_end(held, self._ended(held, output, error))
+        elif assignment.attempt in self._held:  # else it was abandoned
+            event = self._ended(held, output, error)
+            held.stream.end(lambda: self._has_said_all(held, event))
+
+    def _has_said_all(self, held: _Attempt, event: bytes) -> None:
+        """It has ended, and the broker has what it said; tell its end, unless it was abandoned."""
+        if self._held.pop(held.assignment.attempt, None) is not None:
+            self._tell_end(held, event)
 
     def _tell_end(self, held: _Attempt, event: bytes) -> None:
         self._remember(held.assignment.attempt)
@@ -303,6 +324,7 @@ class StepRunner:
         if self._held.pop(attempt, None) is None:
             return
         self._lingering[attempt] = held
+        held.stream.end(lambda: None)
         self._tell_end(held, self._failed(held, timed_out(held.seconds), lingers=True))
 
     # ── its end ───────────────────────────────────────────────────────────────────────

@@ -34,6 +34,7 @@ from .live_labels import LiveLabels, Then
 from .outbox import MAX_BODY_BYTES, Outbox
 from .publishing import publish_until_confirmed
 from .runner import BODY_MARGIN, StepRunner
+from .stream_sender import StreamSender
 from .version import __version__
 from .workflow import BoundStep
 
@@ -89,11 +90,13 @@ class WorkerRuntime:
             lambda deliveries: self._subscription.ack(deliveries),
             min(MAX_BODY_BYTES, settings.max_message_bytes - BODY_MARGIN),
         )
+        self._sender = StreamSender(transport)
         self._runner = StepRunner(
             steps,
             WorkerContext(worker_id, name, labels),
             self.incarnation,
             self._outbox,
+            self._sender,
             slots=slots,
             max_bytes=settings.max_message_bytes,
             admin=admin,
@@ -120,12 +123,16 @@ class WorkerRuntime:
             InvalidWorkflow: another worker has a different definition of the same version.
         """
         flusher = asyncio.create_task(self._outbox.run())
-        tasks = [flusher]
+        sender = asyncio.create_task(self._sender.run())
+        tasks = [flusher, sender]
         try:
             await _first(self._start(), self._stopping.wait())
             if self.ready.is_set():
                 tasks.append(asyncio.create_task(self._beat()))
-                await _first(self._stopping.wait(), _outcome(flusher), _outcome(self._refusal))
+                await _first(
+                    self._stopping.wait(),
+                    *map(_outcome, (flusher, sender, self._refusal)),
+                )
                 await self._drain(grace)
                 await self._leave()
         finally:

@@ -3,6 +3,7 @@
 import typer
 
 from .checking import doctor
+from .logs import logs
 from .matching import explain, match
 from .serving import dispatcher
 from .showing import runs, schedules, workers
@@ -16,6 +17,7 @@ def commands(app: typer.Typer) -> None:
     app.command()(workers)
     app.command()(runs)
     app.command()(schedules)
+    app.command()(logs)
     app.command()(explain)
     app.command()(match)
     app.command()(doctor)

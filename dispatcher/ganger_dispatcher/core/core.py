@@ -5,6 +5,7 @@ from ganger_broker.messages import (
     Heartbeat,
     LabelsChanged,
     StepFinished,
+    StepLogged,
     StepRefreshed,
     StepReleased,
     StepStarted,
@@ -14,7 +15,17 @@ from ganger_broker.messages import (
     WorkerRegistered,
 )
 
-from . import attempts, concurrency, events, placing, progress, schedules, triggers, workers
+from . import (
+    attempts,
+    concurrency,
+    events,
+    logs,
+    placing,
+    progress,
+    schedules,
+    triggers,
+    workers,
+)
 from .coming import expect_again
 from .effects import Effect
 from .facts import (
@@ -135,6 +146,8 @@ class Core:
                 placing.waits(state, event, worker)
             case StepRefreshed():
                 attempts.refreshed(state, event)
+            case StepLogged():
+                logs.logged(state, event)
             case LabelsChanged():
                 workers.labels_changed(state, event, worker)
             case Heartbeat():

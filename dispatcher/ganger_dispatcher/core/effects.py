@@ -14,11 +14,12 @@ from ganger_broker.labels import LabelValue
 from ganger_broker.messages import Assignment, RunResult, ToWorker
 from ganger_broker.schedules import ScheduleList
 
-from .records import Held, RateUse, ReplyAddress, RunHeader, Schedule, StepRun, Worker
+from .records import Held, KeptLine, RateUse, ReplyAddress, RunHeader, Schedule, StepRun, Worker
 
 __all__ = [
     "AddPending",
     "Answer",
+    "AppendLog",
     "Assign",
     "Beat",
     "Bury",
@@ -83,6 +84,14 @@ class StoreStep(msgspec.Struct, frozen=True):
     run_id: str
     step: str
     value: StepRun
+
+
+class AppendLog(msgspec.Struct, frozen=True):
+    """Keep lines that a run's steps have logged, and up to where they are kept."""
+
+    run_id: str
+    logged: dict[str, int]
+    lines: tuple[KeptLine, ...]
 
 
 class AddPending(msgspec.Struct, frozen=True):
@@ -268,6 +277,7 @@ Effect = (
     StoreRun
     | EndRun
     | StoreStep
+    | AppendLog
     | AddPending
     | DropPending
     | StoreWorker

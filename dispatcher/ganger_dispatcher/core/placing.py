@@ -263,6 +263,7 @@ def assignment(run: Run, name: str, worker: Worker) -> Assignment:
         timeout=definition.timeout,
         priority=header.priority,
         errors={n: error for n, error in errors.items() if error is not None},
+        stream_to=[address for address in header.reply if address.stream],
     )
 
 

@@ -11,15 +11,16 @@ import msgspec
 
 from ganger_broker.crons import Cron
 from ganger_broker.definitions import RateLimit, StepDefinition, WorkflowDefinition
-from ganger_broker.fields import AttemptId
+from ganger_broker.fields import AttemptId, LogLevel
 from ganger_broker.labels import LabelValue
-from ganger_broker.messages import RunError, RunResult, RunStatus, Trigger
+from ganger_broker.messages import ReplyAddress, RunError, RunResult, RunStatus, Trigger
 
 from .states import StepStatus
 from .workflow import Workflow
 
 __all__ = [
     "Held",
+    "KeptLine",
     "RateUse",
     "ReplyAddress",
     "Run",
@@ -51,14 +52,6 @@ def split_attempt(attempt: AttemptId) -> tuple[str, str, int] | None:
     if len(parts) != 3 or not parts[2].isdecimal():
         return None
     return parts[0], parts[1], int(parts[2])
-
-
-class ReplyAddress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a run's result goes."""
-
-    reply_to: str
-    correlation_id: str | None = None
-    content_type: str = "application/msgpack"
 
 
 class StepRun(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -96,7 +89,8 @@ class RunHeader(msgspec.Struct, frozen=True):
     ``definition`` is the digest of the workflow's definition that the run began with;
     ``pinned`` the one worker of a run that is sticky, HARD; ``parent`` the step run that
     spawned it, ``sticky_to`` that one's worker where it is to stay there; ``queued`` what it
-    waits for before its first step may begin, in words.
+    waits for before its first step may begin, in words; ``logged``, by
+    ``<step>/<n>``, up to where the lines of attempts are kept.
     """
 
     workflow: str
@@ -116,11 +110,22 @@ class RunHeader(msgspec.Struct, frozen=True):
     parent: str | None = None
     sticky_to: str | None = None
     queued: str | None = None
+    logged: dict[str, int] | None = None
 
     @property
     def parent_run(self) -> str | None:
         """The run that spawned it."""
         return None if self.parent is None else self.parent.partition("/")[0]
+
+
+class KeptLine(msgspec.Struct, frozen=True):
+    """A line that a step has logged, as Redis keeps it."""
+
+    at: int
+    attempt: AttemptId
+    seq: int
+    level: LogLevel
+    message: str
 
 
 class Run:

@@ -71,17 +71,28 @@ def _hold(state: State, run_id: str, trigger: Trigger, reply: tuple[ReplyAddress
         state.wake(until, "held", run_id)
         state.emit(Count("triggers_held"), Note("held", {"run": run_id}))
     else:
-        more = tuple(address for address in reply if address not in held.reply)
-        held = replace(held, reply=held.reply + more)
+        held = replace(held, reply=_joined(held.reply, reply))
     state.held[run_id] = held
     state.emit(Hold(held))
 
 
 def _also_reply(state: State, run: Run, reply: tuple[ReplyAddress, ...]) -> None:
-    more = tuple(address for address in reply if address not in run.header.reply)
-    if more:
-        run.header = replace(run.header, reply=run.header.reply + more)
+    addresses = _joined(run.header.reply, reply)
+    if addresses != run.header.reply:
+        run.header = replace(run.header, reply=addresses)
         state.emit(StoreRun(run.id, run.header))
+
+
+def _joined(
+    known: tuple[ReplyAddress, ...], reply: tuple[ReplyAddress, ...]
+) -> tuple[ReplyAddress, ...]:
+    """All addresses, each once; one that asks again may want the stream this time."""
+    joined = {replace(address, stream=False): address for address in known}
+    for address in reply:
+        bare = replace(address, stream=False)
+        if bare not in joined or address.stream:
+            joined[bare] = address
+    return tuple(joined.values())
 
 
 def _begin(

@@ -16,6 +16,7 @@ from ganger_broker.messages import RunError, RunResult, RunStatus
 from ganger_dispatcher.core.effects import Bury, Effect, Reply
 from ganger_dispatcher.core.records import (
     Held,
+    KeptLine,
     RateUse,
     RunHeader,
     Schedule,
@@ -124,7 +125,7 @@ class RedisStore:
         gone = await _asked(
             self._prune(
                 keys=[self._keys.finished, self._keys.runs],
-                args=[ended_before, _PRUNE_AT_ONCE, self._keys.run("")],
+                args=[ended_before, _PRUNE_AT_ONCE, self._keys.run(""), self._keys.log("")],
             )
         )
         return int(gone)
@@ -205,6 +206,11 @@ class RedisStore:
         """One run, ended or not; None where there is none."""
         found = await self._hashes(self._keys.run, [run_id])
         return read_run(found[run_id]) if run_id in found else None
+
+    async def log(self, run_id: str) -> list[KeptLine]:
+        """The newest lines that a run's steps have logged, in the order in which they came."""
+        found = await _asked(self._redis.lrange(self._keys.log(run_id), 0, -1))
+        return [msgspec.json.decode(line, type=KeptLine) for line in found]
 
     async def newest_runs(self, most: int) -> list[tuple[str, RunHeader, dict[str, StepRun]]]:
         """The newest runs, newest first."""

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from ganger_broker.codec import to_json
+from ganger_broker.fields import MAX_LOG_LINES
 from ganger_broker.keys import Keys
 from ganger_dispatcher.core import effects as do
 from ganger_dispatcher.core.digest import digest
@@ -55,6 +56,7 @@ class Writes:
         self._scores: dict[str, dict[str, int | None]] = {}
         self._members: dict[str, dict[str, bool]] = {}
         self._counts: dict[str, int] = {}
+        self._logs: dict[str, list[str]] = {}
         self._feed: list[Command] = []
 
     def add(self, effects: Iterable[do.Effect]) -> None:
@@ -80,6 +82,9 @@ class Writes:
         commands += [
             ("HINCRBY", self._keys.stats, name, str(by)) for name, by in self._counts.items()
         ]
+        for key, lines in self._logs.items():
+            commands.append(("RPUSH", key, *lines[-MAX_LOG_LINES:]))
+            commands.append(("LTRIM", key, str(-MAX_LOG_LINES), "-1"))
         return commands + self._feed
 
     # ── building blocks: a later write of the same thing replaces an earlier one ──────
@@ -139,6 +144,10 @@ class Writes:
 
     def _store_step(self, effect: do.StoreStep) -> None:
         self.set(self._keys.run(effect.run_id), {f"step:{effect.step}": effect.value})
+
+    def _append_log(self, effect: do.AppendLog) -> None:
+        self.set(self._keys.run(effect.run_id), {"logged": effect.logged})
+        self._logs.setdefault(self._keys.log(effect.run_id), []).extend(map(to_json, effect.lines))
 
     def _add_pending(self, effect: do.AddPending) -> None:
         self.score(self._keys.pending, effect.step_run, effect.deadline)
@@ -259,6 +268,7 @@ _WRITERS: dict[type, Callable[[Writes, Any], None]] = {
     do.EndRun: Writes._end_run,
     do.Unqueue: Writes._unqueue,
     do.StoreStep: Writes._store_step,
+    do.AppendLog: Writes._append_log,
     do.AddPending: Writes._add_pending,
     do.DropPending: Writes._drop_pending,
     do.StoreWorker: Writes._store_worker,

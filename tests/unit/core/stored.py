@@ -11,6 +11,7 @@ from ganger_dispatcher.core.digest import digest
 from ganger_dispatcher.core.effects import Effect
 from ganger_dispatcher.core.records import (
     Held,
+    KeptLine,
     RateUse,
     RunHeader,
     Schedule,
@@ -32,6 +33,7 @@ class Stored:
     def __init__(self) -> None:
         self.headers: dict[str, RunHeader] = {}
         self.steps: dict[str, dict[str, StepRun]] = {}
+        self.logs: dict[str, list[KeptLine]] = {}
         self.active: set[str] = set()
         self.pending: dict[str, int] = {}
         self.workers: dict[str, dict[str, Any]] = {}
@@ -58,6 +60,9 @@ class Stored:
                     del self.schedules[schedule_id]
                 case do.StoreRate(use):
                     self.rates[use.limit.key] = deepcopy(use)
+                case do.AppendLog(run_id, logged, lines):
+                    self.headers[run_id] = replace(self.headers[run_id], logged=dict(logged))
+                    self.logs.setdefault(run_id, []).extend(lines)
                 case do.AddPending(step_run, deadline):
                     self.pending[step_run] = deadline
                 case do.DropPending(step_run):

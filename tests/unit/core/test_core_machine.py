@@ -22,8 +22,10 @@ from ganger_broker.labels import parse_desired
 from ganger_broker.messages import (
     Heartbeat,
     LabelsChanged,
+    LogLine,
     Outcome,
     StepFinished,
+    StepLogged,
     StepRefreshed,
     StepReleased,
     StepStarted,
@@ -312,6 +314,13 @@ class CoreMachine(RuleBasedStateMachine):
         worker, incarnation, attempt = data.draw(st.sampled_from(self.sent[-6:]))
         self.tell(StepReleased(worker, incarnation, attempt))
 
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data(), seq=st.integers(1, 4))
+    def log(self, data: st.DataObject, seq: int) -> None:
+        worker, incarnation, attempt = data.draw(st.sampled_from(self.sent[-6:]))
+        lines = [LogLine(each, self.now, "info", "") for each in (seq, seq + 1)]
+        self.tell(StepLogged(worker, incarnation, attempt, lines))
+
     # ── the broker, the clock, the dispatcher ─────────────────────────────────────────
 
     @precondition(lambda self: self.said)
@@ -501,6 +510,12 @@ class CoreMachine(RuleBasedStateMachine):
         for run, addresses in self.asked.items():
             for reply in addresses:
                 assert self.answered[run, reply] == (run in self.ended)
+
+    @invariant()
+    def no_line_is_kept_twice(self) -> None:
+        for lines in self.stored.logs.values():
+            kept = [(line.attempt, line.seq) for line in lines]
+            assert len(set(kept)) == len(kept)
 
     @invariant()
     def what_is_stored_is_what_is(self) -> None:

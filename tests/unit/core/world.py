@@ -7,9 +7,11 @@ from ganger_broker.definitions import StepDefinition, WorkflowDefinition
 from ganger_broker.messages import (
     Heartbeat,
     LabelsChanged,
+    LogLine,
     Outcome,
     RunError,
     StepFinished,
+    StepLogged,
     StepRefreshed,
     StepReleased,
     StepStarted,
@@ -160,6 +162,11 @@ class World:
     def waits(self, attempt: str, seq: int, worker: str = "a") -> list[Effect]:
         """An attempt waits for its children (odd), or goes on (even)."""
         return self.tell(StepWaits(worker, self.incarnations[worker], attempt, seq))
+
+    def log(self, attempt: str, *lines: tuple[int, str], worker: str = "a") -> list[Effect]:
+        """An attempt logs lines: (seq, message)."""
+        told = [LogLine(seq, self.now, "info", message) for seq, message in lines]
+        return self.tell(StepLogged(worker, self.incarnations[worker], attempt, told))
 
     def stopped(self, attempt: str, worker: str = "a") -> list[Effect]:
         """An attempt that lingered has stopped."""

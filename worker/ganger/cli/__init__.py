@@ -18,12 +18,13 @@ _PANELS = {
     "Try it, in one process": ("demo", "dev"),
     "Run it, with RabbitMQ and Redis": ("dispatcher", "worker"),
     "Use it": ("trigger", "cancel", "unschedule", "schema"),
-    "Look at it": ("workers", "runs", "schedules", "explain", "match", "doctor"),
+    "Look at it": ("workers", "runs", "logs", "schedules", "explain", "match", "doctor"),
 }
 _DISPATCHER_VERBS = (
     "dispatcher",
     "workers",
     "runs",
+    "logs",
     "schedules",
     "explain",
     "match",

@@ -1,7 +1,7 @@
 """The verbs of programs: ``trigger``, ``cancel``, ``unschedule`` and ``schema``."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
@@ -13,7 +13,7 @@ from ganger.client import WorkflowRunRef
 from ganger_broker.durations import parse_duration
 from ganger_broker.errors import InvalidInput, InvalidSetting, RunFailed
 from ganger_broker.logs import configure_logging
-from ganger_broker.messages import RunResult, RunStatus
+from ganger_broker.messages import RunResult, RunStatus, StreamItem
 from ganger_broker.schema import json_schema
 from ganger_broker.settings import Settings, environment_name, flag_name
 
@@ -63,35 +63,45 @@ def trigger(
             "schedule's id.",
         ),
     ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="As --wait, and print what its steps say while it runs."),
+    ] = False,
     timeout: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="At most, with --wait, such as 90s; the run goes on."),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the run's id, or with --wait its end, as JSON.")
+        bool,
+        typer.Option(
+            "--json",
+            help="Print the run's id, or with --wait its end, as JSON; with --follow a line each.",
+        ),
     ] = False,
     broker_url: BrokerUrl = None,
     prefix: Prefix = None,
 ) -> None:
-    """Trigger a run of a workflow and print its id; with --wait, what it returned.
+    """Trigger a run of a workflow and print its id; with --wait or --follow, what it returned.
 
     Exit status 1: it failed, was cancelled, or did not end in time.
     """
     app = _app(broker_url, prefix)
     seconds = None if timeout is None else parse_duration(timeout, "--timeout")
-    if seconds is not None and not wait:
-        raise InvalidInput("--timeout: is for --wait, which was not given")
+    if seconds is not None and not wait and not follow:
+        raise InvalidInput("--timeout: is for --wait or --follow, and neither was given")
     fields: dict[str, Any] = {
         "run_id": run_id,
         "metadata": read_object("--metadata", metadata),
         "priority": priority,
         "desired_worker_labels": read_object("--desired-labels", desired_labels),
+        "stream": follow,
     }
     values = read_object("--input", input)
     if at:
-        if wait:
-            raise InvalidInput("--wait: is not for --at: nobody waits that long")
+        if wait or follow:
+            raise InvalidInput("--wait, --follow: are not for --at: nobody waits that long")
         fields["schedule_id"] = fields.pop("run_id")
+        del fields["stream"]
         _schedule(app, workflow, [_time(each) for each in at], values, fields, as_json)
         return
 
@@ -100,8 +110,10 @@ def trigger(
         try:
             async with asyncio.timeout(seconds) as bound:
                 ref = await app.admin.aio.run_workflow(workflow, values, **fields)
-                if wait:
-                    await _show_result(ref, as_json)
+                if follow:
+                    await _follow(ref, as_json)
+                elif wait:
+                    await _show_result(ref, as_json, print_json)
                 elif as_json:
                     print_json({"run_id": ref.run_id})
                 else:
@@ -156,18 +168,33 @@ def _asked(app: Ganger, question: Coroutine[Any, Any, T]) -> T:
         raise typer.Exit(1) from None
 
 
-async def _show_result(ref: WorkflowRunRef, as_json: bool) -> None:
+async def _follow(ref: WorkflowRunRef, as_json: bool) -> None:
+    """Print what its steps say while it runs, then its result; as JSON, each on one line."""
+    async for item in ref.stream():
+        if as_json:
+            _print_line(item)
+        else:
+            typer.echo(_said(item))
+    await _show_result(ref, as_json, _print_line if as_json else print_json)
+
+
+def _said(item: StreamItem) -> str:
+    data = item.data if isinstance(item.data, str) else msgspec.json.encode(item.data).decode()
+    return data if item.level is None else f"{item.level:<7} {item.step}: {data}"
+
+
+async def _show_result(ref: WorkflowRunRef, as_json: bool, show: Callable[[Any], None]) -> None:
     try:
         output = await ref.result()
     except RunFailed as exc:
         if not as_json:
             raise
-        print_json(exc.result)
+        show(exc.result)
         raise typer.Exit(1) from None
     if as_json:
-        print_json(RunResult(ref.workflow, ref.run_id, RunStatus.SUCCEEDED, output))
+        show(RunResult(ref.workflow, ref.run_id, RunStatus.SUCCEEDED, output))
     else:
-        print_json(output)
+        show(output)
 
 
 def _too_late(ref: WorkflowRunRef | None, workflow: str, timeout: str | None) -> str:
@@ -233,6 +260,10 @@ def schema() -> None:
 def print_json(value: Any) -> None:
     """Print indented JSON on standard output."""
     typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def _print_line(value: Any) -> None:
+    typer.echo(msgspec.json.encode(value).decode())
 
 
 def _app(broker_url: str | None, prefix: str | None) -> Ganger:
