@@ -17,7 +17,7 @@ __all__ = ["MESSAGES", "asyncapi", "json_schema"]
 
 EVENTS: tuple[type, ...] = get_args(messages.Event)
 TO_WORKER: tuple[type, ...] = get_args(messages.ToWorker)
-MESSAGES: tuple[type, ...] = (
+WITH_PROGRAMS: tuple[type, ...] = (
     messages.Trigger,
     messages.PushEvent,
     messages.CancelRun,
@@ -27,9 +27,9 @@ MESSAGES: tuple[type, ...] = (
     schedules.AskSchedules,
     schedules.ScheduleList,
     messages.StreamItem,
-    *EVENTS,
-    *TO_WORKER,
 )
+"""What programs send and get; JSON will do for these."""
+MESSAGES: tuple[type, ...] = (*WITH_PROGRAMS, *EVENTS, *TO_WORKER)
 """Every message there is."""
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -117,7 +117,7 @@ def asyncapi() -> dict[str, Any]:
         "components": {
             "messages": {
                 type_.__name__: {
-                    "contentType": JSON if type_ in _ALSO_JSON else MSGPACK,
+                    "contentType": JSON if type_ in WITH_PROGRAMS else MSGPACK,
                     "description": (type_.__doc__ or "").strip().split("\n")[0],
                     "payload": {"$ref": f"#/components/schemas/{type_.__name__}"},
                 }
@@ -135,19 +135,6 @@ def _definitions(references: str) -> dict[str, Any]:
             # docstrings: Python 3.13 takes their indentation away, those before leave it
             definition["description"] = inspect.cleandoc(definition["description"])
     return definitions
-
-
-_ALSO_JSON = (
-    messages.Trigger,
-    messages.PushEvent,
-    messages.CancelRun,
-    messages.RunResult,
-    schedules.ScheduleRuns,
-    schedules.Unschedule,
-    schedules.AskSchedules,
-    schedules.ScheduleList,
-    messages.StreamItem,
-)
 
 
 def _references(types: list[type]) -> dict[str, Any]:
