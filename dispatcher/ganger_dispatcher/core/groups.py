@@ -1,5 +1,7 @@
 """Groups of runs that a workflow's concurrency limits: who is in, and who waits."""
 
+from hashlib import blake2s
+
 from msgspec.json import encode
 
 from ganger_broker.definitions import Concurrency
@@ -11,8 +13,11 @@ from .state import State
 
 __all__ = ["Group", "GroupId", "groups_of", "leave"]
 
+_MOST_TEXT = 100
+
 GroupId = tuple[str, str, str]
-"""Workflow, expression, and the value of the expression as JSON."""
+"""Workflow, expression, and the value of the expression as JSON; of a long one its beginning and
+a digest."""
 
 
 class Group:
@@ -30,7 +35,10 @@ def groups_of(state: State, run: Run) -> list[tuple[GroupId, Group, Concurrency]
     found = []
     for rule in run.workflow.definition.concurrency:
         value = None if rule.key is None else evaluate(rule.key, run.header.input)
-        group_id = (run.header.workflow, rule.key or "", encode(value, order="sorted").decode())
+        text = encode(value, order="sorted").decode()
+        if len(text) > _MOST_TEXT:  # it is shown to people, and kept with each run that waits
+            text = f"{text[:_MOST_TEXT]}…{blake2s(text.encode(), digest_size=8).hexdigest()}"
+        group_id = (run.header.workflow, rule.key or "", text)
         group = state.groups.get(group_id)
         if group is None:
             group = state.groups[group_id] = Group()

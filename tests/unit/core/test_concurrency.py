@@ -140,6 +140,15 @@ def test_any_value_may_be_a_key(customer: Any) -> None:
     assert ask(world, "other", "other") != []
 
 
+def test_large_values_are_told_apart_and_shown_in_short() -> None:
+    world = fleet(QUEUE)
+    long = "x" * 100_000
+    assert ask(world, "first", long) != []
+    assert ask(world, "second", long) == []
+    assert ask(world, "other", long + "y") != []
+    assert len(world.stored.headers["second"].queued or "") < 250
+
+
 def test_the_next_leader_lets_in_the_same() -> None:
     world = fleet(TWO)
     for number in range(4):
