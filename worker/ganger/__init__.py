@@ -20,6 +20,7 @@ from ganger_broker.settings import Settings
 
 from .app import Ganger
 from .client import WorkflowRunRef
+from .compute import Compute
 from .context import Context, WorkerContext
 from .failures import NonRetryable, RetryAfter
 from .functions import Task, Workflow
@@ -28,6 +29,7 @@ from .version import __version__
 from .worker import Worker
 
 __all__ = [
+    "Compute",
     "Concurrency",
     "ConcurrencyStrategy",
     "Context",

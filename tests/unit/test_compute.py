@@ -1,0 +1,105 @@
+"""``Compute``: every rule, each error with its field, all of them at once."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from ganger import Compute, InvalidInput
+from ganger.compute import CpuKind, Region, add_region, regions
+from ganger.compute.configs import Compute as ComputeOfConfigs
+
+GOOD: dict[str, Any] = {"cpu_kind": "shared", "cpus": 4, "memory_mb": 1_024, "regions": ["fra"]}
+
+
+def wrong(**fields: Any) -> dict[str, str]:
+    """The field of each error, and what it says."""
+    with pytest.raises(ValidationError) as raised:
+        Compute(**{**GOOD, **fields})
+    return {str(error["loc"][0]): error["msg"] for error in raised.value.errors()}
+
+
+def test_it_is_the_same_wherever_it_is_imported_from() -> None:
+    assert Compute is ComputeOfConfigs
+
+
+@pytest.mark.parametrize(
+    ("kind", "cpus", "least", "most"),
+    [
+        ("shared", 1, 256, 2_048),
+        ("shared", 4, 1_024, 8_192),
+        ("performance", 1, 2_048, 8_192),
+        ("performance", 4, 8_192, 32_768),
+        ("shared", 64, 16_384, 131_072),
+    ],
+)
+def test_memory_goes_with_the_cpus(kind: str, cpus: int, least: int, most: int) -> None:
+    for memory in (least, most):
+        fields = {**GOOD, "cpu_kind": kind, "cpus": cpus, "memory_mb": memory}
+        assert Compute(**fields).memory_mb == memory
+    for memory in (least - 1, most + 1):
+        said = wrong(cpu_kind=kind, cpus=cpus, memory_mb=memory)["memory_mb"]
+        assert f"must be from {least:,} to {most:,} MB for {cpus} {kind} cpu" in said
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("cpu_kind", "fast", "'shared' or 'performance'"),
+        ("cpus", 0, "greater than or equal to 1"),
+        ("cpus", 65, "less than or equal to 64"),
+        ("cpus", True, "valid integer"),
+        ("cpus", 1.5, "valid integer"),
+        ("memory_mb", "1024", "valid integer"),
+        ("num_replicas", -1, "greater than or equal to 0"),
+        ("num_replicas", 1_001, "less than or equal to 1000"),
+        ("regions", [], "must name at least one region"),
+        ("regions", "fra", "'fra' must be a list of regions"),
+        ("regions", ["fra", "fra"], "fra is named more than once"),
+        ("regions", ["fr"], "'fr' is no region; did you mean 'fra' (Frankfurt)?"),
+        ("regions", ["frankfurt"], "'frankfurt' is no region; did you mean 'fra' (Frankfurt)?"),
+        ("regions", ["fra", 7], "7 is no region"),
+        ("regions", ["iadd", "xyzzy"], "'iad' (Ashburn)?; 'xyzzy' is no region"),
+        ("region", "fra", "Extra inputs are not permitted"),
+    ],
+)
+def test_what_is_wrong_is_named(field: str, value: Any, said: str) -> None:
+    assert said in wrong(**{field: value})[field]
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    found = wrong(memory_mb=1, num_replicas=-1, regions=["nowhere"])
+    assert found.keys() == {"memory_mb", "num_replicas", "regions"}
+
+
+def test_the_least_that_is_said() -> None:
+    compute = Compute(**GOOD)
+    assert (compute.cpu_kind, compute.num_replicas) == (CpuKind.SHARED, 1)
+    assert Compute(**GOOD, num_replicas=0).num_replicas == 0
+
+
+def test_it_is_immutable_comparable_and_hashable() -> None:
+    compute = Compute(**{**GOOD, "regions": ["iad", "fra"]})
+    same = Compute(**{**GOOD, "regions": ("fra", "iad")})
+    assert compute == same
+    assert len({compute, same, Compute(**GOOD)}) == 2
+    with pytest.raises(ValidationError, match="frozen"):
+        compute.cpus = 8  # type: ignore[misc]
+    assert Compute.model_validate_json(compute.model_dump_json()) == compute
+
+
+def test_the_table_of_regions() -> None:
+    assert len(regions()) == 34
+    assert regions()["gru"] == Region("gru", "Sao Paulo", "BR")
+    assert all(len(region.code) == 3 and len(region.country) == 2 for region in regions().values())
+
+
+def test_a_deployment_can_add_its_own_regions() -> None:
+    assert "dc1x" not in regions()
+    added = add_region("dc1x", "Basement", "DE")
+    assert add_region("dc1x", "Basement", "DE") == added
+    assert Compute(**{**GOOD, "regions": ["dc1x"]}).regions == ("dc1x",)
+    with pytest.raises(InvalidInput, match="'fra' is Frankfurt, DE already"):
+        add_region("fra", "Freising", "DE")
+    with pytest.raises(InvalidInput, match="code: 'DC 1' must be lower case letters"):
+        add_region("DC 1", "Basement", "DE")

@@ -1,0 +1,80 @@
+"""``Compute``: what machine the workers of a step run on, checked where it is written."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from .regions import check_region
+
+__all__ = ["Compute", "CpuKind"]
+
+MAX_CPUS = 64
+MAX_REPLICAS = 1_000
+
+
+class CpuKind(StrEnum):
+    """Whether a cpu is shared with others or one's own."""
+
+    SHARED = "shared"
+    PERFORMANCE = "performance"
+
+
+_MEMORY_PER_CPU = {CpuKind.SHARED: (256, 2_048), CpuKind.PERFORMANCE: (2_048, 8_192)}
+"""MB: least and most for each cpu."""
+
+
+class Compute(BaseModel):
+    """A machine, how many of it, and where: ``Compute(cpu_kind="shared", cpus=2,
+    memory_mb=1024, num_replicas=3, regions=["fra", "iad"])``.
+
+    Immutable, comparable and hashable: steps with equal ``Compute`` share one pool of workers.
+    The order of the regions says nothing.
+
+    Raises:
+        pydantic.ValidationError: a ``ValueError`` that names every field that is wrong.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpu_kind: CpuKind
+    cpus: Annotated[int, Field(strict=True, ge=1, le=MAX_CPUS)]
+    memory_mb: Annotated[int, Field(strict=True, ge=1)]
+    """MB of 2^20 bytes."""
+    num_replicas: Annotated[int, Field(strict=True, ge=0, le=MAX_REPLICAS)] = 1
+    """0: scaled to nothing."""
+    regions: tuple[str, ...]
+
+    @field_validator("memory_mb")
+    @classmethod
+    def _fits_the_cpus(cls, memory: int, info: ValidationInfo) -> int:
+        kind, cpus = info.data.get("cpu_kind"), info.data.get("cpus")
+        if kind is not None and cpus is not None:
+            least, most = (cpus * each for each in _MEMORY_PER_CPU[kind])
+            if not least <= memory <= most:
+                raise ValueError(
+                    f"{memory:,} must be from {least:,} to {most:,} MB for {cpus} {kind} "
+                    f"cpu{'s' if cpus > 1 else ''}"
+                )
+        return memory
+
+    @field_validator("regions", mode="before")
+    @classmethod
+    def _are_regions(cls, given: Any) -> tuple[str, ...]:
+        if isinstance(given, str) or not isinstance(given, list | tuple | set | frozenset):
+            raise ValueError(f"{given!r} must be a list of regions, such as ['fra', 'iad']")
+        if not given:
+            raise ValueError("must name at least one region")
+        wrong = []
+        for code in given:
+            try:
+                check_region(code)
+            except ValueError as exc:
+                wrong.append(str(exc))
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        codes = sorted(given)
+        twice = {code for code in codes if codes.count(code) > 1}
+        if twice:
+            raise ValueError(f"{', '.join(sorted(twice))} is named more than once")
+        return tuple(codes)
