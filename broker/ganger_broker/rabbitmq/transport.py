@@ -153,8 +153,7 @@ class RabbitTransport:
             async for attempt in retry_for_ever("reconnecting", name=self._name):
                 with attempt:
                     session = self._session = await self._reconnect()
-            if self._closed:  # before Python 3.12 a cancellation can be lost in connecting
-                await session.close()
+            if self._closed:  # a cancellation can be lost in connecting; `close` closes this one
                 return
             opened = clock()
             self._up.set()
