@@ -52,7 +52,7 @@ def check_cron(cron: Cron, place: str) -> None:
             "'Europe/Berlin'"
         ) from exc
     try:
-        tick = next_tick(cron, round(datetime.now(UTC).timestamp() * 1000))
+        tick = next_tick(cron, 0)  # what comes at all has come since 1970: this needs no clock
     except CronSimError as exc:
         raise InvalidInput(
             f"{place}.expression: {cron.expression!r} is no cron expression such as "
@@ -73,10 +73,11 @@ def next_tick(cron: Cron, after: int) -> int | None:
     """
     zone = _zone(cron.timezone)
     begin = datetime.fromtimestamp(after / 1000, UTC).astimezone(zone)
-    try:
-        return round(next(CronSim(cron.expression, begin)).timestamp() * 1000)
-    except StopIteration:
-        return None
+    for tick in CronSim(cron.expression, begin):
+        at = round(tick.timestamp() * 1000)
+        if at > after:  # in an hour's second time cronsim still gives ticks of its first
+            return at
+    return None
 
 
 @lru_cache(256)
