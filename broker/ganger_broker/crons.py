@@ -65,8 +65,9 @@ def check_cron(cron: Cron, place: str) -> None:
 def next_tick(cron: Cron, after: int) -> int | None:
     """The first tick after this time, both ms since 1970; None where none ever comes.
 
-    Where the clock is put on, ticks of the hour that is missing come at its end; where it is put
-    back, ticks of the hour that comes twice come once (as Debian's cron has it).
+    A time of day without a ``*`` in minute and hour has one tick a day: where the clock is put on
+    over it, at the end of the missing hour; where it is put back, the first time. With one, ticks
+    go by time as it passes (as Debian's cron has it).
 
     Raises:
         CronSimError: the expression is none.

@@ -213,6 +213,15 @@ def test_a_tick_of_the_hour_that_is_twice_is_run_once_when_its_cron_comes_back()
     assert assigned(world.wait(1, "a", "b", "c")) == []
 
 
+def test_with_a_star_in_minute_or_hour_ticks_come_in_both_hours() -> None:
+    cron = Cron("*/30 2 * * *", "Europe/Berlin")
+    tick = at("2026-10-25T02:00+02:00")
+    again = ["2026-10-25T02:30+02:00", "2026-10-25T02:00+01:00", "2026-10-25T02:30+01:00"]
+    for expected in again:
+        tick = next_tick(cron, tick) or 0
+        assert tick == at(expected)
+
+
 def test_seconds_may_be_said_first() -> None:
     cron = Cron("*/10 * * * * *")
     assert next_tick(cron, at("2026-01-01T00:00:05+00:00")) == at("2026-01-01T00:00:10+00:00")
