@@ -29,7 +29,7 @@ from .messages import (
     WorkerRegistered,
 )
 from .plain_values import plain
-from .schedules import ScheduleList, ScheduleRuns, Unschedule
+from .schedules import ScheduleList, ScheduleRuns, Unschedule, check_times
 
 __all__ = [
     "JSON",
@@ -101,6 +101,7 @@ def decode_push(body: bytes, content_type: str | None, limit: int) -> PushEvent:
 def decode_schedule(body: bytes, content_type: str | None, limit: int) -> ScheduleRuns:
     """A request for runs at some times, from a program."""
     request = _decode(body, content_type, ScheduleRuns, limit)
+    _check(check_times, request.at, "$.at")
     _check(parse_desired, request.desired_worker_labels, "$.desired_worker_labels")
     _check(plain, request.input, "$.input")
     _check(plain, request.metadata, "$.metadata")

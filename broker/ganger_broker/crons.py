@@ -52,7 +52,7 @@ def check_cron(cron: Cron, place: str) -> None:
             "'Europe/Berlin'"
         ) from exc
     try:
-        tick = next_tick(cron, round(datetime.now(UTC).timestamp() * 1000))
+        tick = next_tick(cron, 0)  # what comes at all has come since 1970: this needs no clock
     except CronSimError as exc:
         raise InvalidInput(
             f"{place}.expression: {cron.expression!r} is no cron expression such as "
@@ -65,18 +65,20 @@ def check_cron(cron: Cron, place: str) -> None:
 def next_tick(cron: Cron, after: int) -> int | None:
     """The first tick after this time, both ms since 1970; None where none ever comes.
 
-    Where the clock is put on, ticks of the hour that is missing come at its end; where it is put
-    back, ticks of the hour that comes twice come once (as Debian's cron has it).
+    A time of day without a ``*`` in minute and hour has one tick a day: where the clock is put on
+    over it, at the end of the missing hour; where it is put back, the first time. With one, ticks
+    go by time as it passes (as Debian's cron has it).
 
     Raises:
         CronSimError: the expression is none.
     """
     zone = _zone(cron.timezone)
     begin = datetime.fromtimestamp(after / 1000, UTC).astimezone(zone)
-    try:
-        return round(next(CronSim(cron.expression, begin)).timestamp() * 1000)
-    except StopIteration:
-        return None
+    for tick in CronSim(cron.expression, begin):
+        at = round(tick.timestamp() * 1000)
+        if at > after:  # in an hour's second time cronsim still gives ticks of its first
+            return at
+    return None
 
 
 @lru_cache(256)

@@ -1,17 +1,28 @@
 """What programs say and hear of schedules: runs at given times, and those of crons."""
 
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from .crons import MissedTicks
+from .errors import InvalidInput
 from .fields import Id, Name, Priority
 
-__all__ = ["AskSchedules", "ScheduleInfo", "ScheduleList", "ScheduleRuns", "Unschedule"]
+__all__ = [
+    "AskSchedules",
+    "ScheduleInfo",
+    "ScheduleList",
+    "ScheduleRuns",
+    "Unschedule",
+    "check_times",
+]
 
 MAX_TIMES = 1_000
+_BEGIN, _END = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+"""Of the times that are taken: beyond them there may be none in UTC, or in an operator's zone."""
 
 
 class ScheduleRuns(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -65,3 +76,16 @@ class ScheduleList(msgspec.Struct, omit_defaults=True):
 
     schedules: list[ScheduleInfo] = []
     error: str | None = None
+
+
+def check_times(at: Iterable[datetime], place: str) -> None:
+    """Check that these times, which have a time zone, can be written in every other.
+
+    Raises:
+        InvalidInput: one cannot; the text names it.
+    """
+    for number, each in enumerate(at):
+        if not _BEGIN <= each < _END:
+            raise InvalidInput(
+                f"{place}[{number}]: {each.isoformat()} must be in the years 1970 to 9998 (UTC)"
+            )

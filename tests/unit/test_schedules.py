@@ -9,6 +9,8 @@ import pytest
 
 from ganger import Context, Cron, Ganger, InvalidInput, InvalidLabel, InvalidWorkflow
 from ganger.workflow import declaration_of
+from ganger_broker.codec import JSON, MSGPACK, decode_schedule, encode
+from ganger_broker.errors import MalformedMessage
 
 PATIENCE = 20.0
 LATER = timedelta(hours=1)
@@ -68,6 +70,25 @@ def test_crons_are_in_the_definition(app: Ganger) -> None:
 async def test_a_time_has_a_time_zone(app: Ganger, at: Any) -> None:
     with pytest.raises(InvalidInput, match=r"at\[1\]: .* must be a datetime with a time zone"):
         await app.admin.aio.schedule_workflow("w", [datetime.now(UTC), at])
+
+
+OUTSIDE = ["0001-01-01T00:00:00+14:00", "1969-12-31T23:59:59+00:00", "9999-12-31T23:59:59-14:00"]
+
+
+@pytest.mark.parametrize("at", OUTSIDE)
+async def test_a_time_beyond_what_clocks_say_is_refused(app: Ganger, at: str) -> None:
+    with pytest.raises(InvalidInput, match=r"at\[0\]: .* must be in the years 1970 to 9998"):
+        await app.admin.aio.schedule_workflow("w", datetime.fromisoformat(at))
+
+
+@pytest.mark.parametrize("kind", [JSON, MSGPACK])
+@pytest.mark.parametrize("at", OUTSIDE)
+def test_a_message_with_such_a_time_is_refused(at: str, kind: str) -> None:
+    request = {"workflow": "w", "at": ["2027-01-01T09:00:00+01:00", at]}
+    with pytest.raises(
+        MalformedMessage, match=r"\$\.at\[1\]: .* must be in the years 1970 to 9998"
+    ):
+        decode_schedule(encode(request, kind), kind, 1000)
 
 
 @pytest.mark.parametrize(

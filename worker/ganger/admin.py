@@ -12,7 +12,13 @@ import msgspec
 from ganger_broker.errors import InvalidInput
 from ganger_broker.messages import CancelRun, Trigger
 from ganger_broker.plain_values import plain
-from ganger_broker.schedules import AskSchedules, ScheduleInfo, ScheduleRuns, Unschedule
+from ganger_broker.schedules import (
+    AskSchedules,
+    ScheduleInfo,
+    ScheduleRuns,
+    Unschedule,
+    check_times,
+)
 
 from .background import BackgroundLoop
 from .client import Client, WorkflowRunRef
@@ -212,6 +218,7 @@ def _times(at: datetime | Iterable[datetime]) -> list[datetime]:
                 f"at[{number}]: {each!r} must be a datetime with a time zone, such as "
                 "datetime.now(UTC) + timedelta(hours=1)"
             )
+    check_times(times, "at")
     return times
 
 

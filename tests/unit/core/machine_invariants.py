@@ -10,6 +10,7 @@ from ganger_dispatcher.core import Core
 from ganger_dispatcher.core.groups import groups_of
 from ganger_dispatcher.core.rates import next_waiting
 from ganger_dispatcher.core.records import Worker
+from ganger_dispatcher.core.schedules import tick_run_id
 from ganger_dispatcher.core.states import TERMINAL, StepStatus
 from ganger_dispatcher.placement.expected import expected_key
 
@@ -25,6 +26,7 @@ class Invariants(RuleBasedStateMachine):
     now: int
     newest: dict[tuple[str, str], int]
     placed_limited: list[int]
+    ticked: set[str]
     asked: dict[str, set[str]]
     answered: Counter[tuple[str, str]]
     ended: dict[str, Any]
@@ -133,6 +135,14 @@ class Invariants(RuleBasedStateMachine):
     def the_next_tick_is_waited_for(self) -> None:
         for schedule in self.core.state.schedules.values():
             assert (self.core.wake_at or 0) <= max(schedule.next_at, self.now + 1)
+
+    @invariant()
+    def a_tick_has_one_run(self) -> None:
+        headers = self.stored.headers
+        assert self.ticked == {run for run in headers if "schedule" in headers[run].metadata}
+        for schedule in self.core.state.schedules.values():
+            if schedule.last_at is not None:
+                assert tick_run_id(schedule.schedule_id, schedule.last_at) in self.ticked
 
     @invariant()
     def no_window_has_more_than_its_limit(self) -> None:

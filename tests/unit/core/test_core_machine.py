@@ -68,6 +68,7 @@ class CoreMachine(Invariants):
         self.said: list[Fact] = []
         self.seq = 0
         self.placed_limited: list[int] = []
+        self.ticked: set[str] = set()
         self.newest: dict[tuple[str, str], int] = {}
 
     # ── the shell ─────────────────────────────────────────────────────────────────────
@@ -112,6 +113,9 @@ class CoreMachine(Invariants):
                     result = next((e.result for e in effects if isinstance(e, do.Reply)), None)
                     self.ended[run_id] = result
                     assert header.finished_at == self.now
+                case do.Note("tick", fields):
+                    assert fields["run"] not in self.ticked
+                    self.ticked.add(fields["run"])
                 case do.Reply(where, result) if not late:
                     self.answered[result.run_id or "", where.reply_to] += 1
         self.forget_dead_letters(effects)

@@ -178,6 +178,50 @@ def test_ticks_where_the_clock_is_put_on_or_back(after: str, tick: str) -> None:
     assert next_tick(cron, at(after)) == at(tick)
 
 
+AGAIN = "2026-10-25T02:10+01:00"
+"""A time in the hour that comes twice, the second time: 02:30 has been."""
+
+
+def test_no_tick_comes_before_the_time_it_is_asked_for() -> None:
+    cron = Cron("30 2 * * *", "Europe/Berlin")
+    assert next_tick(cron, at(AGAIN)) == at("2026-10-26T02:30+01:00")
+
+
+@pytest.mark.parametrize("missed", MissedTicks)
+def test_a_cron_that_comes_in_the_hour_that_is_twice_waits_for_its_tick(
+    missed: MissedTicks,
+) -> None:
+    world = World()
+    world.now = at(AGAIN)
+    effects = world.join(workflows=[flow(Cron("30 2 * * *", "Europe/Berlin", missed=missed))])
+    effects += world.wait(1, "a")
+    assert not [e for e in of(effects, Count) if e.name.startswith("tick")]
+    [schedule] = world.stored.schedules.values()
+    assert schedule.next_at == at("2026-10-26T02:30+01:00")
+
+
+def test_a_tick_of_the_hour_that_is_twice_is_run_once_when_its_cron_comes_back() -> None:
+    cron = Cron("30 2 * * *", "Europe/Berlin", missed=MissedTicks.CATCH_UP)
+    world = World()
+    world.now = at("2026-10-25T02:29+02:00")
+    world.join(workflows=[flow(cron)])
+    [(attempt, _)] = assigned(world.wait(60, "a"))
+    world.finish(attempt)
+    world.wait(2400, "a")
+    world.join("b", workflows=[flow(version="2")])
+    world.join("c", workflows=[flow(cron, version="3")])
+    assert assigned(world.wait(1, "a", "b", "c")) == []
+
+
+def test_with_a_star_in_minute_or_hour_ticks_come_in_both_hours() -> None:
+    cron = Cron("*/30 2 * * *", "Europe/Berlin")
+    tick = at("2026-10-25T02:00+02:00")
+    again = ["2026-10-25T02:30+02:00", "2026-10-25T02:00+01:00", "2026-10-25T02:30+01:00"]
+    for expected in again:
+        tick = next_tick(cron, tick) or 0
+        assert tick == at(expected)
+
+
 def test_seconds_may_be_said_first() -> None:
     cron = Cron("*/10 * * * * *")
     assert next_tick(cron, at("2026-01-01T00:00:05+00:00")) == at("2026-01-01T00:00:10+00:00")
