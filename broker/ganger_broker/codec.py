@@ -180,6 +180,11 @@ def _check_definition(workflow: WorkflowDefinition, place: str) -> None:
         _check(parse_desired, desired, f"{inside}.desired_worker_labels")
         if workflow.on_failure.parents:
             raise MalformedMessage(f"{inside}.parents: it has none")
+    for at, cron in enumerate(workflow.on_crons):
+        inside = f"{place}.on_crons[{at}]"
+        _check(parse_desired, cron.desired_worker_labels, f"{inside}.desired_worker_labels")
+        _check(plain, cron.input, f"{inside}.input")
+        _check(plain, cron.metadata, f"{inside}.metadata")
     for at, step in enumerate(workflow.steps):
         inside = f"{place}.steps[{at}]"
         _check(parse_desired, step.desired_worker_labels, f"{inside}.desired_worker_labels")

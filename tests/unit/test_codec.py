@@ -271,6 +271,12 @@ def workflow(*steps: dict[str, Any]) -> dict[str, Any]:
     return {**REGISTERED, "workflows": [{"name": "f", "steps": list(steps)}]}
 
 
+def with_cron(**fields: Any) -> dict[str, Any]:
+    event = workflow({"name": "a"})
+    event["workflows"][0]["on_crons"] = [{"expression": "* * * * *", **fields}]
+    return event
+
+
 MALFORMED_EVENTS: list[tuple[Any, str]] = [
     ({"a": 1}, "$: Expected `array`, got `object`"),
     ([5], "$[0]: Expected `object`, got `int`"),
@@ -311,6 +317,14 @@ MALFORMED_EVENTS: list[tuple[Any, str]] = [
     (
         [workflow({"name": "a", "desired_worker_labels": {"m": {"weight": 0, "value": 1}}})],
         "$[0].workflows[0].steps[0].desired_worker_labels.m.weight: 0 must be",
+    ),
+    (
+        [with_cron(desired_worker_labels={"m": {"weight": 0, "value": 1}})],
+        "$[0].workflows[0].on_crons[0].desired_worker_labels.m.weight: 0 must be",
+    ),
+    (
+        [with_cron(priority=4)],
+        "$[0].workflows[0].on_crons[0].priority: Expected `int` <= 3",
     ),
     (
         [{"type": "step_finished", **HEAD, "attempt": "r/s/1", "outcome": "great"}],

@@ -5,9 +5,22 @@ from msgspec.structs import replace
 
 from ganger_broker.definitions import StickyStrategy
 from ganger_broker.messages import FailureReason, Refused, RunError, RunResult, RunStatus, Trigger
+from ganger_broker.schedules import ScheduleList
 
 from .concurrency import enter
-from .effects import Bury, Count, EndRun, Hold, Note, Reply, StoreRun, StoreStep, Tell, Unhold
+from .effects import (
+    Answer,
+    Bury,
+    Count,
+    EndRun,
+    Hold,
+    Note,
+    Reply,
+    StoreRun,
+    StoreStep,
+    Tell,
+    Unhold,
+)
 from .facts import CancelRequested, MessageRefused, TriggerReceived
 from .progress import cancel_run, waiting
 from .records import Held, ReplyAddress, Run, RunHeader
@@ -148,7 +161,9 @@ def refused(state: State, fact: MessageRefused) -> None:
     kind, _, worker = fact.routing_key.partition(".")
     if kind == "event" and worker:
         state.emit(Tell(worker, Refused(fact.detail)))
-    if fact.reply:
+    if fact.reply and kind in ("schedule", "unschedule", "schedules"):
+        state.emit(Answer(fact.reply, ScheduleList(error=fact.detail)))
+    elif fact.reply:
         error = RunError(FailureReason.INVALID_TRIGGER, fact.detail)
         state.emit(Reply(fact.reply, RunResult(None, None, RunStatus.FAILED, error=error)))
 

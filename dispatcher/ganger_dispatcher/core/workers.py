@@ -34,7 +34,7 @@ from .effects import (
     Tell,
 )
 from .facts import AssignmentReturned
-from .inputs import schema_problem
+from .inputs import InputSchema, schema_problem
 from .placing import look_again, match, place_patient_anew, release, repin, room
 from .rates import Rate
 from .records import RateUse, Worker, WorkerState
@@ -116,12 +116,16 @@ def _bad_definition(state: State, event: WorkerRegistered) -> str | None:
     limits |= {limit.key: limit for limit in event.rate_limits}
     for flow in event.workflows:
         place = f"workflow {flow.name!r}"
-        problem = schema_problem(flow.input_schema) if flow.input_schema is not None else None
+        schema = flow.input_schema
+        problem = schema_problem(schema) if schema is not None else None
         if problem is not None:
             return f"{place}: input_schema: is no JSON Schema: {problem}"
         try:
             for number, cron in enumerate(flow.on_crons):
                 check_cron(cron, f"{place}: on_crons[{number}]")
+                unfit = schema and InputSchema(schema).problem(cron.input)
+                if unfit:
+                    return f"{place}: on_crons[{number}]: {unfit}"
             for number, rule in enumerate(flow.concurrency):
                 if rule.key is not None:
                     check_expression(rule.key, f"{place}: concurrency[{number}].key")

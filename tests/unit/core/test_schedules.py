@@ -4,12 +4,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from ganger_broker.crons import Cron, MissedTicks, next_tick
 from ganger_broker.definitions import StepDefinition, WorkflowDefinition
 from ganger_broker.schedules import ScheduleRuns
 from ganger_dispatcher.core.effects import Answer, Count
 from ganger_dispatcher.core.facts import (
+    MessageRefused,
     ScheduleRequested,
     SchedulesAsked,
     UnscheduleRequested,
@@ -158,6 +160,16 @@ def test_a_bad_cron_is_refused(cron: Cron, said: str) -> None:
     world = World()
     [(_, refused)] = told(world.join(workflows=[flow(cron)]))
     assert refused.reason.startswith(f"workflow 'w': {said}")
+
+
+def test_the_input_of_a_cron_has_to_fit_its_workflow() -> None:
+    world = World()
+    needs = {"type": "object", "required": ["n"]}
+    unfit = replace(flow(EVERY_MINUTE), input_schema=needs)
+    [(_, refused)] = told(world.join(workflows=[unfit]))
+    assert refused.reason == "workflow 'w': on_crons[0]: $.input: 'n' is a required property"
+    fit = replace(flow(Cron("* * * * *", input={"n": 1})), input_schema=needs)
+    assert told(world.join("b", workflows=[fit])) == []
 
 
 def at(text: str) -> int:
@@ -318,6 +330,13 @@ def test_the_cron_of_a_workflow_that_is_retired_can_be_deleted() -> None:
     assert runs(world) == 0
     world.join("b", workflows=[flow(EVERY_MINUTE)])  # it was not retired after all
     assert list(world.stored.schedules) == [schedule_id]
+
+
+@pytest.mark.parametrize("key", ["schedule.w", "unschedule.once"])
+def test_a_request_that_cannot_be_read_is_answered_as_it_expects(key: str) -> None:
+    world = fleet()
+    fact = MessageRefused(b"{", "application/json", key, "malformed", "$: no", address("q"))
+    assert answers(world.tell(fact)) == [([], "$: no")]
 
 
 def test_all_of_them_are_told() -> None:
