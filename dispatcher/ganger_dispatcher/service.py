@@ -52,6 +52,7 @@ class Dispatcher:
         self._clock = clock or _Clock()
         self._stopping = asyncio.Event()
         self._term: Term | None = None
+        self._skipped: set[tuple[str, str]] = set()
         self._log = structlog.get_logger("ganger.dispatcher").bind(dispatcher=self.id)
 
     async def run(self) -> None:
@@ -93,7 +94,13 @@ class Dispatcher:
 
     async def _lead(self, epoch: int) -> None:
         term = self._term = Term(
-            self.id, epoch, self._settings, self._transport, self._store, self._clock
+            self.id,
+            epoch,
+            self._settings,
+            self._transport,
+            self._store,
+            self._clock,
+            self._skipped,
         )
         if self._stopping.is_set():
             term.end()

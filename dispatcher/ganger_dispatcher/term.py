@@ -19,7 +19,7 @@ from ganger_broker.errors import EpochSuperseded, StoreError, StoreRefused
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Transport
 
-from .core.core import Core, Fact
+from .core.core import Core, Fact, TimerFailed
 from .core.effects import Beat, DeleteQueue, Effect
 from .core.events import expanded
 from .core.facts import (
@@ -85,7 +85,9 @@ class Term:
         transport: Transport,
         store: RedisStore,
         clock: Callable[[], int],
+        skipped: set[tuple[str, str]],
     ) -> None:
+        """``skipped``: wake-ups that the core failed on, in this term and those before."""
         self._dispatcher_id = dispatcher_id
         self._epoch = epoch
         self._settings = settings
@@ -94,7 +96,8 @@ class Term:
         self._clock = clock
         self._topology = settings.topology()
         self._log = _log.bind(dispatcher=dispatcher_id, epoch=epoch)
-        self._core = Core(policy_of(self._settings))
+        self._skipped = skipped
+        self._core = Core(policy_of(self._settings), skipped)
         self._facts: deque[Fact] = deque()
         self._something = asyncio.Event()
         self._inbox = Inbox(transport, settings.batch, self._something.set)
@@ -135,6 +138,12 @@ class Term:
         except Poisoned as poisoned:
             # the core may be half changed: bury it, and begin again from what is stored
             await self._bury(poisoned)
+        except TimerFailed as failed:
+            # a defect; what it was about stands still until another dispatcher leads
+            self._log.error(
+                "timer_failed", kind=failed.kind, name=failed.name, exc_info=failed.__cause__
+            )
+            self._skipped.add((failed.kind, failed.name))
         finally:
             for task in keeping:
                 task.cancel()

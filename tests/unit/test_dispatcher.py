@@ -1,13 +1,18 @@
 """The dispatcher's shell, on the in-memory broker and a Redis in this process."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from ganger_broker.codec import encode
 from ganger_broker.messages import Outcome, StepFinished
-from ganger_dispatcher.core import Core
+from ganger_broker.schedules import ScheduleRuns
+from ganger_broker.transport import Outgoing
+from ganger_dispatcher.core import Core, core
 from tests.outside import Outside
 
 
@@ -72,6 +77,30 @@ async def test_what_the_core_cannot_handle_is_dead_lettered_and_the_rest_goes_on
     await outside.trigger("good")
     assert (await outside.work("w")).run_id == "good"
     assert (await outside.results.get()).run_id == "good"
+
+
+async def test_a_wake_up_that_the_core_cannot_handle_is_let_be_and_the_rest_goes_on(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    failed = asyncio.Event()
+
+    def failing(_: Any, name: str) -> None:
+        tried.append(name)
+        failed.set()
+        raise RuntimeError("a defect")
+
+    monkeypatch.setitem(core._DUE, "schedule", failing)
+    request = ScheduleRuns("add", [datetime(2020, 1, 1, tzinfo=UTC)], "past")
+    key = outside.topology.schedule_key("add")
+    message = Outgoing(outside.topology.exchange, key, encode(request))
+    await outside.transport.publish([message])
+    await failed.wait()
+    await outside.join("w")
+    await outside.trigger("good")
+    assert (await outside.work("w")).run_id == "good"
+    assert (await outside.results.get()).run_id == "good"
+    assert tried == ["past"]
 
 
 async def test_a_standby_goes_on_where_the_leader_stopped(outside: Outside) -> None:

@@ -1,5 +1,7 @@
 """The core's face: facts in, effects out."""
 
+from collections.abc import Collection
+
 from ganger_broker.messages import (
     Event,
     Heartbeat,
@@ -46,7 +48,18 @@ from .state import Policy, State
 from .states import StepStatus
 from .workflow import Workflow
 
-__all__ = ["Core", "Fact"]
+__all__ = ["Core", "Fact", "TimerFailed"]
+
+_DUE = {
+    "pending": progress.schedule_timed_out,
+    "patience": placing.patience_is_over,
+    "schedule": schedules.due,
+    "rate": placing.room,
+    "backoff": attempts.backoff_is_over,
+    "timeout": attempts.timed_out,
+    "held": triggers.hold_is_over,
+}
+"""What is done about a wake-up, by its kind; that of workers is looked at together."""
 
 _LOOK_AGAIN = 1000
 """Milliseconds until a silent worker is looked at again while events are still unread."""
@@ -66,15 +79,27 @@ Fact = (
 )
 
 
+class TimerFailed(Exception):
+    """The core failed on a wake-up; its state may be half changed."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(kind, name)
+        self.kind = kind
+        self.name = name
+
+
 class Core:
     """All scheduling, retry and state logic, as a function of what has happened.
 
     ``state`` may be read (by ``explain``, by tests); only ``handle`` and ``restore``
-    change it.
+    change it. ``skipped``: wake-ups by (kind, name) that it failed on before, to be let be.
     """
 
-    def __init__(self, policy: Policy | None = None) -> None:
+    def __init__(
+        self, policy: Policy | None = None, skipped: Collection[tuple[str, str]] = ()
+    ) -> None:
         self.state = State(policy or Policy())
+        self._skipped = skipped
 
     @property
     def wake_at(self) -> int | None:
@@ -159,29 +184,21 @@ class Core:
 
     def _time_passed(self, fact: TimePassed) -> None:
         state = self.state
-        silent = []
-        for timer in state.due():
-            match timer.kind:
-                case "pending":
-                    progress.schedule_timed_out(state, timer.name)
-                case "patience":
-                    placing.patience_is_over(state, timer.name)
-                case "schedule":
-                    schedules.due(state, timer.name)
-                case "rate":
-                    placing.room(state, timer.name)
-                case "backoff":
-                    attempts.backoff_is_over(state, timer.name)
-                case "worker" | "timeout" if not fact.caught_up:
-                    # the worker's word may be among what is still to be read
+        due = list(state.due())
+        if not fact.caught_up:
+            # the workers' word may be among what is still to be read
+            for timer in due:
+                if timer.kind in ("worker", "timeout"):
                     state.wake(state.now + _LOOK_AGAIN, timer.kind, timer.name)
-                case "worker":
-                    silent.append(timer.name)
-                case "timeout":
-                    attempts.timed_out(state, timer.name)
-                case "held":
-                    triggers.hold_is_over(state, timer.name)
-        workers.silence(state, silent)
+            due = [timer for timer in due if timer.kind not in ("worker", "timeout")]
+        # those that are lost go before anything is given to them
+        workers.silence(state, [timer.name for timer in due if timer.kind == "worker"])
+        for timer in due:
+            if timer.kind != "worker" and (timer.kind, timer.name) not in self._skipped:
+                try:
+                    _DUE[timer.kind](state, timer.name)
+                except Exception as exc:
+                    raise TimerFailed(timer.kind, timer.name) from exc
 
     def restore(self, snapshot: Snapshot, now: int) -> list[Effect]:
         """Begin from what the leader before left in Redis; what is to be done or done again."""

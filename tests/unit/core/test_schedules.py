@@ -172,6 +172,16 @@ def test_the_input_of_a_cron_has_to_fit_its_workflow() -> None:
     assert told(world.join("b", workflows=[fit])) == []
 
 
+def test_a_tick_is_not_given_to_a_worker_that_is_lost_at_that_moment() -> None:
+    world = World()
+    world.now += 50_000 - world.now % MINUTE  # ten seconds before a tick
+    for worker in ("a", "b"):
+        world.join(worker, workflows=[flow(EVERY_MINUTE)])
+    effects = world.wait(10, "b")
+    assert [worker for _, worker in assigned(effects)] == ["b"]
+    assert "a" not in world.core.state.workers
+
+
 def at(text: str) -> int:
     return round(datetime.fromisoformat(text).timestamp() * 1000)
 
