@@ -105,6 +105,12 @@ def decode_schedule(body: bytes, content_type: str | None, limit: int) -> Schedu
     _check(parse_desired, request.desired_worker_labels, "$.desired_worker_labels")
     _check(plain, request.input, "$.input")
     _check(plain, request.metadata, "$.metadata")
+    size = len(encode([request.input, request.metadata, request.desired_worker_labels], JSON))
+    if size * len(request.at) > limit:
+        raise MalformedMessage(
+            f"$.at: {len(request.at)} times of an input of {size} bytes are over {limit} bytes; "
+            "ask for fewer at once, or keep large data elsewhere"
+        )
     return request
 
 

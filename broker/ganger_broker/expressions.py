@@ -36,11 +36,28 @@ def check_expression(expression: object, place: str) -> str:
 
 
 def evaluate(expression: str, input: Mapping[str, Any]) -> Any:
-    """Its value on a run's input; None where the input has nothing of the kind."""
+    """Its value on a run's input; None where the input has nothing of the kind, where the
+    expression fails on it, and where the value is large."""
     try:
-        return jmespath.search(expression, input)
-    except (JMESPathError, RecursionError):
+        value = jmespath.search(expression, input)
+    except Exception:  # JMESPath's functions and slices raise what Python does
         return None
+    return value if _is_small(value) else None
+
+
+def _is_small(value: Any) -> bool:
+    """Whether it is made of few parts; a part that stands in it twice counts twice."""
+    left, parts = 1_000, [value]
+    while parts and left > 0:
+        left -= 1
+        part = parts.pop()
+        if isinstance(part, dict):
+            parts += part.values()
+        elif isinstance(part, list):
+            parts += part
+        elif not isinstance(part, str | int | float | None):
+            return False
+    return not parts
 
 
 def check_sets_labels(given: Mapping[str, Any], place: str) -> None:

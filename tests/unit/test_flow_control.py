@@ -16,6 +16,7 @@ from ganger import (
     RunCancelled,
     embedded,
 )
+from ganger.workflow import declaration_of
 from ganger_broker.definitions import RateLimit
 
 PATIENCE = 20.0
@@ -78,7 +79,7 @@ def test_bad_units_are_refused(app: Ganger, units: Any) -> None:
         (Concurrency("customer", 0), r"concurrency\[0\]\.limit: Expected `int` >= 1"),
         (Concurrency("a["), r"concurrency\[0\]\.key: 'a\[' is no JMESPath expression"),
         ([Concurrency("a")] * 9, "concurrency: at most 8 limits, these are 9"),
-        (Concurrency("a", strategy="x"), r"concurrency\[0\]\.strategy: Invalid enum value 'x'"),
+        (Concurrency("a", strategy="x"), r"concurrency\[0\]\.strategy: 'x' must be one of queue, "),
     ],
 )
 def test_bad_concurrency_is_refused(app: Ganger, given: Any, said: str) -> None:
@@ -86,6 +87,14 @@ def test_bad_concurrency_is_refused(app: Ganger, given: Any, said: str) -> None:
 
         @app.task(concurrency=given)
         async def call(input: Any, context: Context) -> None: ...
+
+
+def test_a_strategy_may_be_a_text_in_any_case(app: Ganger) -> None:
+    @app.task(concurrency=Concurrency(strategy="CANCEL_NEWEST"))  # type: ignore[arg-type]
+    async def call(input: Any, context: Context) -> None: ...
+
+    [rule] = declaration_of(call).definition.concurrency
+    assert rule.strategy is ConcurrencyStrategy.CANCEL_NEWEST
 
 
 async def test_a_limit_that_nobody_declared_is_told_when_the_worker_starts(app: Ganger) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -241,10 +242,12 @@ class Context:
             InvalidInput: the level is none.
         """
         check_level(level)
-        getattr(_log, level)(message, **fields)
+        said = [f"{key}={_shown(value, repr)}" for key, value in fields.items()]
+        line = " ".join([_shown(message, str), *said])
+        with suppress(Exception):  # where the worker's own log goes is no matter of the step
+            getattr(_log, level)(line)
         if self._stream is not None:
-            said = [str(message), *(f"{key}={value!r}" for key, value in fields.items())]
-            self._stream.log(" ".join(said), level)
+            self._stream.log(line, level)
 
     def put_stream(self, data: Any) -> None:
         """Send a chunk, text or what JSON can say, to those who stream the run.
@@ -291,3 +294,11 @@ class Context:
             self._stream.stop()
         if self._exit is not None:
             self._exit.set()
+
+
+def _shown(value: object, form: Callable[[object], str]) -> str:
+    """A value as text, whatever its own way to say it does."""
+    try:
+        return form(value).encode(errors="backslashreplace").decode()
+    except Exception as exc:
+        return f"<{type(value).__name__}: {type(exc).__name__} when shown>"

@@ -5,7 +5,13 @@ from typing import Any
 
 import msgspec
 
-from ganger_broker.definitions import Concurrency, RateLimit, WorkflowDefinition, check_rates
+from ganger_broker.definitions import (
+    Concurrency,
+    ConcurrencyStrategy,
+    RateLimit,
+    WorkflowDefinition,
+    check_rates,
+)
 from ganger_broker.durations import Duration, parse_duration
 from ganger_broker.errors import InvalidInput, InvalidWorkflow
 from ganger_broker.expressions import check_expression
@@ -69,7 +75,15 @@ def checked_concurrency(
 
 def _checked(rule: Concurrency, place: str) -> Concurrency:
     try:
-        checked = msgspec.convert(msgspec.to_builtins(rule), Concurrency)
+        strategy = ConcurrencyStrategy(str(rule.strategy).lower())
+    except ValueError as exc:
+        choices = ", ".join(ConcurrencyStrategy)
+        raise InvalidWorkflow(
+            f"{place}.strategy: {rule.strategy!r} must be one of {choices}"
+        ) from exc
+    try:
+        fields = {"key": rule.key, "limit": rule.limit, "strategy": strategy}
+        checked = msgspec.convert(fields, Concurrency)
         if checked.key is not None:
             check_expression(checked.key, f"{place}.key")
     except msgspec.ValidationError as exc:

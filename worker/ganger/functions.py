@@ -6,10 +6,11 @@ declared, registered and run like one that was written out.
 
 import asyncio
 import inspect
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ganger_broker.errors import InvalidWorkflow
+from ganger_broker.errors import InvalidInput, InvalidWorkflow
 
 from .client import WorkflowRunRef
 from .step import F, declare_step, mark_step
@@ -128,9 +129,18 @@ class Workflow:
     def run_many(
         self, inputs: Iterable[Input], *, timeout: float | None = None, **fields: Any
     ) -> list[Any]:
-        """Run it once for each input, at the same time; the results in their order."""
+        """Run it once for each input, at the same time; the results in their order.
+
+        ``timeout``: seconds to wait for all of them.
+        """
         refs = self._app.admin.call(self._start_many(inputs, fields))
-        return [self.output_of(ref.sync_result(timeout)) for ref in refs]
+        until = None if timeout is None else time.monotonic() + timeout
+        return [
+            self.output_of(
+                ref.sync_result(None if until is None else max(0.0, until - time.monotonic()))
+            )
+            for ref in refs
+        ]
 
     async def aio_run(
         self,
@@ -162,6 +172,8 @@ class Workflow:
     async def _start_many(
         self, inputs: Iterable[Input], fields: Mapping[str, Any]
     ) -> list[WorkflowRunRef]:
+        if fields.get("run_id") is not None:
+            raise InvalidInput("run_id: is that of one run, and there would be several")
         return await asyncio.gather(*(self.aio_run_no_wait(each, **fields) for each in inputs))
 
     def output_of(self, outputs: dict[str, Any]) -> Any:

@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import structlog
@@ -364,7 +364,8 @@ class StepRunner:
         # as text: what renders exception objects may show the step's variables, and secrets
         # with them, and takes long over large ones
         trace = {"stack": failure.traceback} if failure.traceback else {}
-        _log.warning("step failed", reason=failure.reason.value, error=failure.message, **trace)
+        with suppress(Exception):  # a log that cannot be written must not cost the step's end
+            _log.warning("step failed", reason=failure.reason.value, error=failure.message, **trace)
         return self._pack(held, Outcome.FAILED, error=failure, **fields)
 
     def _pack(

@@ -23,12 +23,8 @@ __all__ = ["admit_waiting", "enter", "enter_again"]
 
 def enter(state: State, run: Run) -> None:
     """A new run: it goes on, or is queued, or is cancelled, or others are for it."""
-    groups = groups_of(state, run)
-    for group_id, group, rule in groups:
-        if rule.strategy is ConcurrencyStrategy.CANCEL_NEWEST and _is_full(group, rule):
-            text = f"concurrency: {_text(group_id, rule)}"
-            cancel_run(state, run, RunError(FailureReason.CANCELLED, text))
-            return
+    if _is_one_too_many(state, run):
+        return
     full = _full(state, run)
     if full is None:
         _go_on(state, run)
@@ -38,6 +34,16 @@ def enter(state: State, run: Run) -> None:
         Count("runs_queued"),
         Note("queued", {"run": run.id, "reason": run.header.queued}),
     )
+
+
+def _is_one_too_many(state: State, run: Run) -> bool:
+    """Whether it is cancelled, as a rule says of the newest."""
+    for group_id, group, rule in groups_of(state, run):
+        if rule.strategy is ConcurrencyStrategy.CANCEL_NEWEST and _is_full(group, rule):
+            text = f"concurrency: {_text(group_id, rule)}"
+            cancel_run(state, run, RunError(FailureReason.CANCELLED, text))
+            return True
+    return False
 
 
 def enter_again(state: State, run: Run) -> None:
@@ -71,6 +77,8 @@ def _admit_into(state: State, group_id: GroupId, group: Group) -> None:
             continue  # it has ended
         full = _full(state, run)
         if full is None:
+            if _is_one_too_many(state, run):
+                continue
             run.header = replace(run.header, queued=None)
             state.emit(Unqueue(run.id), Note("admitted", {"run": run.id}))
             _go_on(state, run)

@@ -70,10 +70,10 @@ def place(state: State, run: Run, name: str, *, in_turn: bool = False) -> None:
     ``in_turn``: it overtakes nobody who waits for a rate limit.
     """
     step = run.steps[name]
+    if step.waits_for is not None:
+        step = run.steps[name] = replace(step, waits_for=None)
     if may_repin(state, run):
         unpin(state, run)
-    if _is_held_back(state, run, name, in_turn=in_turn):
-        return
     full = state.placement.expecting(requirement_of(run, name))
     prefer = preferred(run, name)
     since = step.pending_since or state.now
@@ -81,7 +81,8 @@ def place(state: State, run: Run, name: str, *, in_turn: bool = False) -> None:
         if since + lasts > state.now:
             worker = state.placement.choose(strict, prefer)
             if worker is not None:
-                _assign_from(state, run, name, worker)
+                if not _is_held_back(state, run, name, in_turn=in_turn):
+                    _assign_from(state, run, name, worker)
                 return
             if state.placement.anyone(strict):
                 state.patient[step_run_id(run.id, name)] = strict
@@ -90,7 +91,8 @@ def place(state: State, run: Run, name: str, *, in_turn: bool = False) -> None:
                 return
     worker = state.placement.choose(plain(full), prefer)
     if worker is not None:
-        _assign_from(state, run, name, worker)
+        if not _is_held_back(state, run, name, in_turn=in_turn):
+            _assign_from(state, run, name, worker)
     else:
         _add_to_backlog(state, run, name, plain(full))
 
@@ -130,7 +132,7 @@ def _is_held_back(state: State, run: Run, name: str, *, in_turn: bool = False) -
     wait_for(state, key, step_run, state.turn(run.header.priority, step.pending_since or state.now))
     deadline = step.deadline or state.now
     state.wake(deadline, "pending", step_run)
-    state.wake(room_at, "rate", key)
+    _look_at(state, key, room_at)
     state.emit(
         StoreStep(run.id, name, step),
         AddPending(step_run, deadline),
@@ -139,15 +141,24 @@ def _is_held_back(state: State, run: Run, name: str, *, in_turn: bool = False) -
     return True
 
 
+def _look_at(state: State, key: str, at: int) -> None:
+    """Look at a rate limit then, unless that is done before."""
+    rate = state.rates[key]
+    if rate.looked_at is None or at < rate.looked_at:
+        rate.looked_at = at
+        state.wake(at, "rate", key)
+
+
 def room(state: State, key: str) -> None:
     """There may be room in a rate limit: place those that wait for it, in their turn."""
+    state.rates[key].looked_at = None
     while (first := next_waiting(state, key)) is not None:
         step_run = first[2]
         run_id, _, name = step_run.partition("/")
         run = state.runs[run_id]
         blocked = blocked_by(state, run, name, in_turn=True)
         if blocked is not None and blocked[0] == key:
-            state.wake(blocked[1], "rate", key)
+            _look_at(state, key, blocked[1])
             return
         leave_backlog(state, step_run)
         place(state, run, name, in_turn=True)

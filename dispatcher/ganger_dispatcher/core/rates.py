@@ -27,6 +27,8 @@ class Rate:
         self.limit = limit
         self.used = dict(used)
         self.waiting: list[tuple[int, int, str]] = []
+        self.looked_at: int | None = None
+        """When it is looked at again for those that wait; one wake-up does for all."""
 
     @property
     def window(self) -> int:

@@ -176,6 +176,27 @@ def test_the_newest_may_be_cancelled() -> None:
     assert ask(world, "x3") == [("x3/s/1", "a")]
 
 
+def test_one_that_was_queued_is_the_newest_still_when_it_is_let_in() -> None:
+    newest = Concurrency("branch", 1, ConcurrencyStrategy.CANCEL_NEWEST)
+    world = fleet(QUEUE, newest)
+    for run_id, customer, branch in [("a", "x", 1), ("b", "x", 2), ("c", "y", 2)]:
+        world.trigger(run_id, input={"customer": customer, "branch": branch}, reply=run_id)
+    assert replies(world.finish("a/s/1"))[-1] == ("b", "cancelled", "CANCELLED")
+
+
+@pytest.mark.parametrize(
+    "key", ["items[::0]", "ceil(to_number(id))", "&a", "[@,@]" + "|[@,@]" * 40]
+)
+def test_an_expression_that_fails_on_an_input_is_of_the_key_null(key: str) -> None:
+    world = fleet(Concurrency(key))
+    given = {"items": [1], "id": "1e999"}
+    assert assigned(world.trigger("first", input=given)) == [("first/s/1", "a")]
+    assert assigned(world.trigger("second", input=given)) == []
+    assert world.stored.headers["second"].queued == (
+        f"concurrency: at most 1 run of w with {key} = null at once"
+    )
+
+
 def test_what_goes_on_may_be_cancelled_for_the_newest() -> None:
     world = fleet(IN_PROGRESS)
     ask(world, "x1")

@@ -110,7 +110,30 @@ def test_a_step_that_waited_for_a_worker_takes_its_units_when_it_gets_one() -> N
     assert world.step("second").waits_for is None  # now it waits for a slot
     assert assigned(world.finish("first/s/1")) == [("second/s/1", "a")]
     assert assigned(world.trigger("third")) == []
+    assert world.step("third").waits_for is None
+    assert assigned(world.finish("second/s/1")) == []
     assert world.step("third").waits_for == "rate limit 'api': 1 per 60 s"
+
+
+def test_a_step_that_nobody_can_take_holds_up_nobody() -> None:
+    world = World()
+    flows = [
+        one_step("stuck", rate_limits={"api": 2}, desired_worker_labels={"x": 1}),
+        one_step("w", rate_limits={"api": 1}),
+    ]
+    world.join(workflows=flows, slots=9, rate_limits=[RateLimit("api", 2, 60)])
+    assert assigned(world.trigger("first")) == [("first/s/1", "a")]
+    assert assigned(world.trigger("stuck", "stuck")) == []
+    assert world.step("stuck").waits_for is None  # it waits for a worker with x = 1
+    assert assigned(world.trigger("second")) == [("second/s/1", "a")]
+
+
+def test_one_wake_up_does_for_all_that_wait() -> None:
+    world = fleet(RateLimit("api", 1, 60))
+    for number in range(100):
+        world.trigger(f"r{number}")
+    kinds = [timer.kind for timer in world.core.state._timers]
+    assert kinds.count("rate") == 1
 
 
 def test_a_freed_slot_is_not_kept_from_others_by_a_blocked_step() -> None:
