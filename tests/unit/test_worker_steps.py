@@ -430,13 +430,18 @@ async def test_threads_are_used_again() -> None:
         assert names == {"w-1"}
 
 
+class Unshowable:
+    def __repr__(self) -> str:
+        raise ValueError("no")
+
+
 @pytest.mark.parametrize("action", ["scripted:a", "scripted:t"])
 async def test_every_line_of_a_step_says_whose_it_is(action: str) -> None:
     captured = LogCapture()
     structlog.configure(processors=[structlog.contextvars.merge_contextvars, captured])
 
     def talk(context: Context) -> None:
-        context.log("hello", extra=1)
+        context.log("hello", extra=1, event="x", odd=Unshowable())
 
     async def talk_async(context: Context) -> None:
         talk(context)
@@ -447,11 +452,13 @@ async def test_every_line_of_a_step_says_whose_it_is(action: str) -> None:
     finally:
         structlog.reset_defaults()
     (line,) = [entry for entry in captured.entries if entry["event"] == "hello"]
-    assert {key: line[key] for key in ("run", "attempt", "worker", "extra")} == {
+    assert {key: line[key] for key in ("run", "attempt", "worker", "extra", "event_", "odd")} == {
         "run": "r",
         "attempt": "r/s/1",
         "worker": "w",
         "extra": 1,
+        "event_": "x",
+        "odd": "<Unshowable: ValueError when shown>",
     }
     assert line["step"] == action.partition(":")[2]
 

@@ -25,6 +25,8 @@ from .workflow import BoundStep
 __all__ = ["Context", "UnfitInput", "WorkerContext"]
 
 _log = structlog.get_logger("ganger.step")
+_RESERVED = {"event", "level", "timestamp", "exc_info", "stack_info", "stack", "exception"}
+"""What the fields of a line in the worker's own log are not to be called."""
 
 _making_exit = threading.Lock()
 
@@ -242,10 +244,15 @@ class Context:
             InvalidInput: the level is none.
         """
         check_level(level)
-        said = [f"{key}={_shown(value, repr)}" for key, value in fields.items()]
-        line = " ".join([_shown(message, str), *said])
+        text = _shown(message, str)
+        shown = {key: _shown(value, repr) for key, value in fields.items()}
+        own = {
+            f"{key}_" if key in _RESERVED else key: value if _is_plain(value) else shown[key]
+            for key, value in fields.items()
+        }
         with suppress(Exception):  # where the worker's own log goes is no matter of the step
-            getattr(_log, level)(line)
+            getattr(_log, level)(text, **own)
+        line = " ".join([text, *(f"{key}={value}" for key, value in shown.items())])
         if self._stream is not None:
             self._stream.log(line, level)
 
@@ -302,3 +309,7 @@ def _shown(value: object, form: Callable[[object], str]) -> str:
         return form(value).encode(errors="backslashreplace").decode()
     except Exception as exc:
         return f"<{type(value).__name__}: {type(exc).__name__} when shown>"
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float)
