@@ -196,7 +196,8 @@ class WorkerRegistered(WorkerEvent, tag="worker_registered"):
 
     ``label_seq`` is the sequence of the label change that ``labels`` includes;
     ``attempts`` are those it holds already (after a lost connection). ``rate_limits`` are the
-    limits that its steps name; the newest word on one counts, for all workers.
+    limits that its steps name. What the newest worker says of a workflow or limit counts for
+    all; ``again``: this one has said so before, and is not newer for saying it again.
     """
 
     name: str
@@ -210,6 +211,7 @@ class WorkerRegistered(WorkerEvent, tag="worker_registered"):
     pid: int = 0
     version: str = ""
     rate_limits: list[RateLimit] = []
+    again: bool = False
 
 
 class Heartbeat(WorkerEvent, tag="heartbeat"):

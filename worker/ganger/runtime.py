@@ -169,7 +169,7 @@ class WorkerRuntime:
                 "workflows with it, or shorten their desired labels"
             )
 
-    def _registration(self) -> WorkerRegistered:
+    def _registration(self, *, again: bool = False) -> WorkerRegistered:
         labels, label_seq = self._labels.snapshot()
         return WorkerRegistered(
             self._id,
@@ -180,6 +180,7 @@ class WorkerRuntime:
             label_seq=label_seq,
             workflows=self._workflows,
             rate_limits=self._rate_limits,
+            again=again,
             attempts=self._runner.held,
             draining=self._draining,
             host=socket.gethostname(),
@@ -190,7 +191,7 @@ class WorkerRuntime:
     def _register(self) -> None:
         """Say all that there is to know of this worker: some of it may not have arrived."""
         self._log.info("registering again")
-        self._outbox.append(self._registration())
+        self._outbox.append(self._registration(again=True))
 
     def _announce(
         self, seq: int, upsert: dict[str, LabelValue], delete: list[str], then: Then | None

@@ -205,6 +205,7 @@ class Core:
         state = self.state
         state.now = now
         state.effects = []
+        state.seen.update(snapshot.definitions)
         for definition in snapshot.workflows:
             state.workflows[definition.name] = Workflow(definition)
             workers.anticipate(state, definition)

@@ -111,6 +111,9 @@ def _end_run(state: State, run: Run) -> None:
     unhappy = [step for step in own if step.status is not StepStatus.SUCCEEDED]
     failed = [step for step in unhappy if step.status is StepStatus.FAILED]
     on_failure = run.workflow.on_failure
+    if run.cancelled and (on_failure is None or on_failure.name not in steps):
+        unhappy = [step for step in unhappy if step not in failed]
+        failed = []
     if failed and on_failure is not None and on_failure.name not in steps:
         make_pending(state, run, on_failure.name, waiting(run, on_failure.name))
         return
@@ -133,7 +136,9 @@ def _end_run(state: State, run: Run) -> None:
 
 
 def cancel_run(state: State, run: Run, error: RunError) -> None:
-    """Cancel every step that has not ended, and with them the run."""
+    """Cancel every step that has not ended, and with them the run: whatever failed before, it
+    is cancelled, unless its step for failures runs already."""
+    run.cancelled = True
     for name, step in list(run.steps.items()):
         if step.status not in TERMINAL:
             end_step(state, run, name, Change.CANCEL, error=replace(error, step=name))

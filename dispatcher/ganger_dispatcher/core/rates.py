@@ -42,6 +42,8 @@ class Rate:
     def room_at(self, units: int, now: int) -> int:
         """When so many units may be given: ``now``, or later."""
         self._forget(now)
+        if units > self.limit.limit:  # it was lowered since: there never is, as it stands
+            return now + self.window
         over = sum(self.used.values()) + units - self.limit.limit
         room = now
         for start in sorted(self.used):

@@ -131,7 +131,7 @@ class KeptLine(msgspec.Struct, frozen=True):
 class Run:
     """A run that has not ended."""
 
-    __slots__ = ("header", "id", "requirements", "steps", "workflow")
+    __slots__ = ("cancelled", "header", "id", "requirements", "steps", "workflow")
 
     def __init__(
         self,
@@ -145,6 +145,8 @@ class Run:
         self.workflow = workflow
         self.requirements = workflow.requirements_over(header.desired_worker_labels)
         self.steps = steps
+        self.cancelled = False
+        """All of it is being cancelled at once."""
 
     @property
     def definitions(self) -> dict[str, StepDefinition]:

@@ -52,6 +52,7 @@ class Timer(NamedTuple):
 class State:
     """Runs that have not ended, live workers, and what is waited for.
 
+    ``seen``: digests of all definitions that were ever the newest of their workflow.
     ``now`` is the time of the fact being handled, ms; effects gather in ``effects``;
     ``ended`` has the runs that ended in this batch, which nobody else knows of yet;
     ``children`` those that live runs have spawned, ``orphans`` those to cancel, as the run
@@ -69,6 +70,7 @@ class State:
         self.effects: list[Effect] = []
         self.placement = Placement()
         self.workflows: dict[str, Workflow] = {}
+        self.seen: set[str] = set()
         self.workers: dict[str, Worker] = {}
         self.versions = Versions()
         self.runs: dict[str, Run] = {}

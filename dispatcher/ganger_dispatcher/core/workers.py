@@ -189,12 +189,15 @@ def _register_workflows(state: State, event: WorkerRegistered) -> list[str]:
         known = state.workflows.get(definition.name)
         if known is None:
             fresh.append(definition.name)
-        if known is None or known.definition != definition:
-            state.workflows[definition.name] = Workflow(definition)
+        workflow = Workflow(definition)
+        old_news = event.again and workflow.digest in state.seen
+        if known is None or (known.definition != definition and not old_news):
+            state.workflows[definition.name] = workflow
+            state.seen.add(workflow.digest)
             anticipate(state, definition)
             state.emit(StoreWorkflow(definition))
             follow_crons(state, definition)
-        elif definition.on_crons:
+        elif definition.on_crons and known.definition == definition:
             follow_crons(state, definition)  # one may have been deleted while nobody was there
     return fresh
 
@@ -210,7 +213,7 @@ def _register_limits(state: State, event: WorkerRegistered) -> None:
     """Keep rate limits that are new or changed; there may be more room now."""
     for limit in event.rate_limits:
         rate = state.rates.get(limit.key)
-        if rate is None or rate.limit != limit:
+        if rate is None or (rate.limit != limit and not event.again):
             used = rate.used if rate is not None else {}
             waiting = rate.waiting if rate is not None else []
             state.rates[limit.key] = Rate(limit, used)

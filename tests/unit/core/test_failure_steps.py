@@ -125,3 +125,30 @@ def test_a_step_that_loses_its_workers_has_failed_too() -> None:
     world.join("a", workflows=[flow()], slots=4, incarnation="9")
     assert world.step("r", "a").status == "failed"
     assert world.held_by("a") == ["r/oops/1"]
+
+
+def test_cancelling_a_run_in_which_a_step_has_failed_is_no_failure() -> None:
+    flow = WorkflowDefinition(
+        "w",
+        [StepDefinition("a"), StepDefinition("b"), StepDefinition("c", ["a"])],
+        on_failure=StepDefinition("oops"),
+    )
+    world = World()
+    world.join(workflows=[flow], slots=9)
+    world.trigger(reply="q")
+    world.finish("r/a/1", outcome=Outcome.FAILED)
+    effects = world.cancel(reason="not needed")
+    assert replies(effects) == [("q", "cancelled", "CANCELLED")]
+    error = world.stored.headers["r"].error
+    assert error is not None
+    assert (error.step, error.message) == ("b", "not needed")
+    assert "oops" not in world.stored.steps["r"]
+
+
+def test_cancelling_while_the_step_for_failures_runs_leaves_it_failed() -> None:
+    flow = WorkflowDefinition("w", [StepDefinition("a")], on_failure=StepDefinition("oops"))
+    world = World()
+    world.join(workflows=[flow], slots=9)
+    world.trigger(reply="q")
+    world.finish("r/a/1", outcome=Outcome.FAILED)
+    assert replies(world.cancel()) == [("q", "failed", "STEP_FAILED")]

@@ -205,3 +205,15 @@ def test_units_that_can_never_be_had_are_refused(units: dict[str, int], said: st
     effects = world.join(workflows=[one_step(rate_limits=units)], rate_limits=[API])
     [(_, refused)] = told(effects)
     assert refused.reason == f"workflow 'w': step 's': {said}"
+
+
+def test_a_limit_that_was_lowered_below_what_a_step_takes_is_not_overrun() -> None:
+    world = World()
+    flow = one_step(rate_limits={"api": 10})
+    world.join("a", workflows=[flow], rate_limits=[RateLimit("api", 10, 60)])
+    world.join("b", workflows=[one_step("other")], rate_limits=[RateLimit("api", 2, 60)])
+    assert assigned(world.trigger()) == []
+    assert world.step().waits_for == "rate limit 'api': 2 per 60 s"
+    assert assigned(world.wait(200, "a", "b")) == []
+    raised = world.join("c", workflows=[one_step("other")], rate_limits=[RateLimit("api", 10, 60)])
+    assert assigned(raised) == [("r/s/1", "a")]

@@ -1,5 +1,6 @@
 """One version of a workflow is one definition, whoever registers it."""
 
+from ganger_broker.definitions import RateLimit
 from ganger_broker.messages import Refused
 from ganger_dispatcher.core.effects import StoreWorker, StoreWorkflow
 
@@ -94,3 +95,37 @@ def test_one_conflict_refuses_the_worker_with_all_its_workflows() -> None:
     world.join("b", workflows=[one_step("fine"), OTHER])
     assert "b" not in world.core.state.workers
     assert "fine" not in world.core.state.workflows
+
+
+def test_who_only_registers_again_is_not_newer_for_it() -> None:
+    """After an outage workers register in any order."""
+    old = one_step(version="1", rate_limits={"api": 1})
+    new = one_step(version="2", rate_limits={"api": 1})
+    few, many = RateLimit("api", 1, 60), RateLimit("api", 9, 60)
+    world = World()
+    world.join("old", workflows=[old], rate_limits=[few])
+    world.join("new", workflows=[new], rate_limits=[many])
+    world.join("old", workflows=[old], rate_limits=[few], again=True)
+    world.wait(60)  # nobody is heard: both are lost
+    world.join("new", workflows=[new], rate_limits=[many], again=True)
+    world.join("old", workflows=[old], rate_limits=[few], again=True)
+    state = world.core.state
+    assert state.workflows["w"].definition == new
+    assert state.rates["api"].limit == many
+    world.take_over()
+    world.join("old", workflows=[old], rate_limits=[few], again=True)
+    assert world.core.state.workflows["w"].definition == new
+
+
+def test_what_was_not_heard_the_first_time_is_news_the_second() -> None:
+    world = World()
+    world.join("old", workflows=[one_step(version="1")])
+    world.join("new", workflows=[one_step(version="2")], again=True)
+    assert world.core.state.workflows["w"].definition.version == "2"
+
+
+def test_an_old_version_that_is_deployed_again_is_the_newest() -> None:
+    world = World()
+    for worker, version in [("a", "1"), ("b", "2"), ("c", "1")]:
+        world.join(worker, workflows=[one_step(version=version)])
+    assert world.core.state.workflows["w"].definition.version == "1"
