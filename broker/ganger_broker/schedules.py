@@ -46,7 +46,8 @@ class ScheduleRuns(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class Unschedule(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """Asks to delete a schedule that has not run. Routing key ``unschedule.<id>``.
+    """Asks to delete a schedule that has not run, or all that were asked for under this id.
+    Routing key ``unschedule.<id>``.
 
     The one of a cron belongs to its workflow's definition, and stays while a worker has that.
     Answered where there is a ``reply_to``, with ``error`` where it was not deleted.

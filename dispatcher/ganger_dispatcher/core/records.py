@@ -228,13 +228,15 @@ class RateUse(msgspec.Struct, frozen=True):
 
 class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
     """Runs by the clock: at the ticks of a cron, or once. ``next_at`` is the tick waited for,
-    ``last_at`` the last one that had a run; the other fields are those of one that runs once."""
+    ``last_at`` the last one that had a run; the other fields are those of one that runs once,
+    and ``asked_as`` is the id under which it was asked for with others."""
 
     schedule_id: str
     workflow: str
     next_at: int
     last_at: int | None = None
     cron: Cron | None = None
+    asked_as: str = ""
     input: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
     priority: int = 1

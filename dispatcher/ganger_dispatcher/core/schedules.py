@@ -16,11 +16,11 @@ from ganger_broker.definitions import WorkflowDefinition
 from ganger_broker.messages import Trigger
 from ganger_broker.schedules import ScheduleInfo, ScheduleList, ScheduleRuns
 
-from .effects import Answer, Count, DropSchedule, Note, StoreSchedule
+from .effects import Answer, Bury, Count, DropSchedule, Note, StoreSchedule
 from .facts import ScheduleRequested, SchedulesAsked, TriggerReceived, UnscheduleRequested
 from .records import ReplyAddress, Schedule
 from .state import State
-from .triggers import received
+from .triggers import bury, received
 
 __all__ = [
     "asked",
@@ -57,6 +57,7 @@ def one_off_schedules(request: ScheduleRuns, schedule_id: str) -> list[Schedule]
             metadata=request.metadata,
             priority=request.priority,
             desired_worker_labels=request.desired_worker_labels,
+            asked_as=schedule_id,
         )
         for number, at in enumerate(times, 1)
     ]
@@ -65,11 +66,16 @@ def one_off_schedules(request: ScheduleRuns, schedule_id: str) -> list[Schedule]
 def requested(state: State, fact: ScheduleRequested) -> None:
     """A program wants runs at some times; those that have run already are let be."""
     made = one_off_schedules(fact.request, fact.schedule_id)
-    for schedule in made:
-        known = state.schedules.get(schedule.schedule_id)
-        if known is not None and known.cron is not None:
-            _answer(state, fact.reply, [], f"{known.schedule_id!r} is the schedule of a cron")
-            return
+    problem = _problem(state, fact, made)
+    if problem is not None:
+        key, body = f"schedule.{fact.request.workflow}", encode(fact.request)
+        kind = "application/json"
+        bury(state, Bury(body, kind, key, "invalid_schedule", problem, keep=True, reply=fact.reply))
+        _answer(state, fact.reply, [], problem)
+        return
+    for known in list(state.schedules.values()):
+        if known.asked_as == fact.schedule_id:
+            _drop(state, known)  # other times are wanted now
     for schedule in made:
         run_id = tick_run_id(schedule.schedule_id, schedule.next_at)
         if run_id not in fact.ended and run_id not in state.ended and run_id not in state.runs:
@@ -77,17 +83,37 @@ def requested(state: State, fact: ScheduleRequested) -> None:
     _answer(state, fact.reply, made)
 
 
+def _problem(state: State, fact: ScheduleRequested, made: list[Schedule]) -> str | None:
+    """Why there can be no such schedules."""
+    for schedule in made:
+        known = state.schedules.get(schedule.schedule_id)
+        if known is not None and known.cron is not None:
+            return f"{known.schedule_id!r} is the schedule of a cron"
+        if known is not None and known.asked_as != fact.schedule_id:
+            return f"{known.schedule_id!r} was asked for as {known.asked_as!r}"
+        if known is not None and known.workflow != fact.request.workflow:
+            return f"{known.schedule_id!r} is a schedule of workflow {known.workflow!r}"
+    workflow = state.workflows.get(fact.request.workflow)
+    if workflow is None or workflow.input is None:
+        return None
+    return workflow.input.problem(fact.request.input)
+
+
 def unschedule_requested(state: State, fact: UnscheduleRequested) -> None:
-    """A program wants a schedule gone."""
+    """A program wants a schedule gone, or all that were asked for under one id."""
+    found = [each for each in state.schedules.values() if each.asked_as == fact.schedule_id]
     known = state.schedules.get(fact.schedule_id)
-    if known is None:
+    if known is not None and known not in found:
+        found.append(known)
+    if not found:
         _answer(state, fact.reply, [], f"there is no schedule {fact.schedule_id!r}")
-    elif known.cron is not None and _is_registered(state, known.workflow):
+    elif known is not None and known.cron and _is_registered(state, known.workflow):
         text = f"{fact.schedule_id!r} belongs to workflow {known.workflow!r}, as on_crons says"
         _answer(state, fact.reply, [], text)
     else:
-        _drop(state, known)
-        _answer(state, fact.reply, [known])
+        for schedule in found:
+            _drop(state, schedule)
+        _answer(state, fact.reply, found)
 
 
 def _is_registered(state: State, workflow: str) -> bool:
@@ -130,8 +156,9 @@ def follow_crons(state: State, definition: WorkflowDefinition) -> None:
         if is_its and schedule.schedule_id not in wanted:
             _drop(state, schedule)
     for schedule_id, cron in wanted.items():
+        known = state.schedules.get(schedule_id)
         next_at = next_tick(cron, state.now)
-        if schedule_id not in state.schedules and next_at is not None:
+        if (known is None or known.cron is None) and next_at is not None:
             _keep(state, Schedule(schedule_id, definition.name, next_at, cron=cron))
 
 

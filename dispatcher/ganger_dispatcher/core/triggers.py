@@ -29,6 +29,7 @@ from .states import StepStatus
 from .workflow import Workflow
 
 __all__ = [
+    "bury",
     "cancel_orphans",
     "cancel_requested",
     "hold_is_over",
@@ -148,7 +149,7 @@ def _begin(
 
 def refused(state: State, fact: MessageRefused) -> None:
     """A message that cannot be taken: dead-letter it with its reason, and answer."""
-    bury = Bury(
+    letter = Bury(
         fact.body,
         fact.content_type,
         fact.routing_key,
@@ -157,7 +158,7 @@ def refused(state: State, fact: MessageRefused) -> None:
         reply=fact.reply,
         headers=fact.headers,
     )
-    _bury(state, bury)
+    bury(state, letter)
     kind, _, worker = fact.routing_key.partition(".")
     if kind == "event" and worker:
         state.emit(Tell(worker, Refused(fact.detail)))
@@ -168,12 +169,13 @@ def refused(state: State, fact: MessageRefused) -> None:
         state.emit(Reply(fact.reply, RunResult(None, None, RunStatus.FAILED, error=error)))
 
 
-def _bury(state: State, bury: Bury) -> None:
+def bury(state: State, letter: Bury) -> None:
+    """Dead-letter a message, and count it."""
     state.emit(
-        bury,
+        letter,
         Count("messages_dead"),
-        Count(f"messages_dead:{bury.reason}"),
-        Note("dead", {"reason": bury.reason, "detail": bury.detail}),
+        Count(f"messages_dead:{letter.reason}"),
+        Note("dead", {"reason": letter.reason, "detail": letter.detail}),
     )
 
 
@@ -209,7 +211,7 @@ def _refuse(
     key = f"trigger.{trigger.workflow}"
     body = msgspec.json.encode(trigger)
     first = reply[0] if reply else None
-    _bury(state, Bury(body, "application/json", key, reason, text, keep=True, reply=first))
+    bury(state, Bury(body, "application/json", key, reason, text, keep=True, reply=first))
     error = RunError(FailureReason(reason.upper()), text)
     result = RunResult(trigger.workflow, run_id, RunStatus.FAILED, error=error)
     state.emit(*(Reply(address, result) for address in reply))

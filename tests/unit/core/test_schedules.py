@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from ganger_broker.crons import Cron, MissedTicks, next_tick
 from ganger_broker.definitions import StepDefinition, WorkflowDefinition
 from ganger_broker.schedules import ScheduleRuns
-from ganger_dispatcher.core.effects import Answer, Count
+from ganger_dispatcher.core.effects import Answer, Bury, Count
 from ganger_dispatcher.core.facts import (
     MessageRefused,
     ScheduleRequested,
@@ -364,3 +364,53 @@ def test_a_workflow_that_nobody_has_registered_is_waited_for() -> None:
     world.wait(2)
     assert len(world.stored.held) == 1
     assert len(assigned(world.join())) == 1
+
+
+def test_other_times_for_one_id_take_the_place_of_those_before() -> None:
+    world = fleet()
+    schedule(world, *(world.now + n * 1_000 for n in (1, 2, 3)))
+    assert sorted(world.stored.schedules) == ["once-1", "once-2", "once-3"]
+    schedule(world, world.now + 5_000)
+    assert list(world.stored.schedules) == ["once"]
+    world.wait(10, "a")
+    assert runs(world) == 1
+
+
+def test_all_that_were_asked_for_together_are_deleted_together() -> None:
+    world = fleet()
+    schedule(world, world.now + 1_000, world.now + 2_000)
+    gone = world.tell(UnscheduleRequested("once", address("q")))
+    assert answers(gone) == [(["once-1", "once-2"], None)]
+    assert world.stored.schedules == {}
+
+
+def test_one_program_does_not_take_anothers_schedule() -> None:
+    world = fleet()
+    schedule(world, world.now + 1_000, world.now + 2_000)
+    schedule(world, world.now + 1_000, schedule_id="mine")
+    taken = schedule(world, world.now + 9_000, schedule_id="once-1")
+    assert answers(taken) == [([], "'once-1' was asked for as 'once'")]
+    times = [datetime.fromtimestamp(world.now / 1000, UTC)]
+    other = ScheduleRequested(ScheduleRuns("other", times, "mine"), "mine", address("q"))
+    assert answers(world.tell(other)) == [([], "'mine' is a schedule of workflow 'w'")]
+    assert len(world.stored.schedules) == 3
+
+
+def test_an_input_that_its_workflow_does_not_take_is_refused_when_it_is_asked_for() -> None:
+    world = World()
+    needs = {"type": "object", "required": ["n"]}
+    world.join(workflows=[replace(flow(), input_schema=needs)])
+    refused = schedule(world, world.now + 1_000)
+    assert answers(refused) == [([], "$.input: 'n' is a required property")]
+    [letter] = of(refused, Bury)
+    assert (letter.reason, letter.routing_key) == ("invalid_schedule", "schedule.w")
+    assert answers(schedule(world, world.now + 1_000, input={"n": 1})) == [(["once"], None)]
+
+
+def test_a_program_cannot_keep_a_cron_from_being_made() -> None:
+    world = fleet(EVERY_MINUTE)
+    [schedule_id] = world.stored.schedules
+    world = fleet()
+    schedule(world, world.now + 1_000, schedule_id=schedule_id)
+    world.join("b", workflows=[flow(EVERY_MINUTE, version="2")])
+    assert world.stored.schedules[schedule_id].cron == EVERY_MINUTE
