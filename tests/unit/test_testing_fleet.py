@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from ganger import (
     Context,
@@ -290,3 +291,36 @@ def test_the_plugin_loads_no_dispatcher() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_run_whose_input_was_refused_says_so(ganger_fleet: Fleet) -> None:
+    class Wanted(BaseModel):
+        n: int
+
+    app = Ganger()
+
+    @app.task(input_validator=Wanted)
+    async def typed(input: Wanted, context: Context) -> int:
+        return input.n
+
+    ganger_fleet.worker("w", app)
+    run = ganger_fleet.run("typed", {"n": None})
+    assert (run.status, run.steps) == ("failed", {})
+    assert run.error is not None
+    assert run.error.reason == "INVALID_INPUT"
+    with pytest.raises(RunFailed, match=r"\$\.input\.n"):
+        _ = run.output
+
+
+def test_a_stub_that_is_wrong_costs_no_other_one(ganger_fleet: Fleet) -> None:
+    app = Ganger()
+
+    @app.task()
+    async def one(input: Any, context: Context) -> int:
+        return 1
+
+    ganger_fleet.worker("w", app)
+    with pytest.raises(InvalidInput, match="stub: no worker has a step 'typo:x'"):
+        ganger_fleet.stub("typo:x")
+    ganger_fleet.stub("one:one", returns=5)
+    assert ganger_fleet.run("one").output == {"one": 5}

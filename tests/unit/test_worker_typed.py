@@ -110,3 +110,57 @@ def test_a_validator_must_be_a_model(app: Ganger) -> None:
         class Wrong:
             @app.step()
             async def step(self, context: Context) -> None: ...
+
+
+async def test_what_a_step_returns_has_to_fit_its_annotation(app: Ganger) -> None:
+    @app.workflow()
+    class Wrong:
+        @app.step(retries=3)
+        async def price(self, context: Context) -> Bill:
+            return {"total": "much", "order": {"seats": 2}}  # type: ignore[return-value]
+
+        @app.step(parents=["price"])
+        async def send(self, context: Context) -> None:
+            raise AssertionError("is not to run")
+
+    with pytest.raises(
+        RunFailed, match=r"price returned: \$\.total: Input should be a valid number"
+    ):
+        await result(app, "wrong", {})
+
+
+async def test_models_within_others_are_objects_again(app: Ganger) -> None:
+    @app.workflow()
+    class Several:
+        @app.step()
+        async def orders(self, context: Context) -> list[Order]:
+            return [Order(seats=1), {"seats": 2}]  # type: ignore[list-item]
+
+        @app.step()
+        async def nobody(self, context: Context) -> "Order | None":
+            return None
+
+        @app.step(parents=["orders", "nobody"])
+        async def count(self, context: Context) -> list[str]:
+            orders = context.step_output("orders")
+            return [type(each).__name__ for each in [*orders, context.step_output("nobody")]]
+
+    outputs = await result(app, "several", {})
+    assert outputs["count"] == ["Order", "Order", "NoneType"]
+    assert outputs["orders"] == [{"seats": 1, "name": "Ada"}, {"seats": 2, "name": "Ada"}]
+
+
+async def test_a_task_that_says_so_returns_an_object(app: Ganger) -> None:
+    @app.task(input_validator=Order)
+    async def bill(input: Order, context: Context) -> Bill:
+        return Bill(total=input.seats, order=input)
+
+    worker = app.worker("w")
+    worker.register_workflow(bill)
+    async with worker:
+        found = await bill.aio_run(Order(seats=2), timeout=PATIENCE)
+        assert found == Bill(total=2, order=Order(seats=2))
+        assert await bill.aio_run_many([{"seats": 3}], timeout=PATIENCE) == [
+            Bill(total=3, order=Order(seats=3))
+        ]
+    await app.admin.aio.close()

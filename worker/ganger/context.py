@@ -124,8 +124,8 @@ class Context:
     def step_output(self, step: str | Callable[..., Any]) -> Any:
         """What a parent of this step returned; ``step`` is its name, or the parent itself.
 
-        Where the parent says with its annotation that it returns a pydantic model, this is an
-        object of it.
+        Where the parent says with its annotation that it returns a pydantic model, or models
+        in lists and the like, these are objects again.
 
         Raises:
             InvalidInput: it is not a parent of this step.
@@ -138,8 +138,8 @@ class Context:
                 f"step_output: {step!r} is not a parent of {self._assignment.step!r}; "
                 f"its parents: {known}"
             )
-        model = self._step.parent_models.get(name or "") if self._step is not None else None
-        return parents[name] if model is None else model.model_validate(parents[name])
+        kind = self._step.returned.get(name or "") if self._step is not None else None
+        return parents[name] if kind is None else kind.validate_python(parents[name])
 
     def step_run_errors(self) -> dict[str, RunError]:
         """In an ``on_failure_step``: why each step that failed did, by its name.

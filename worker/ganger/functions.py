@@ -8,13 +8,15 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ganger_broker.errors import InvalidInput, InvalidWorkflow
 
 from .client import WorkflowRunRef
 from .step import F, declare_step, mark_step
-from .workflow import C, Declaration, declaration_of, declare_workflow
+from .typed import Returned
+from .workflow import C, Declaration, bind, declaration_of, declare_workflow
 
 if TYPE_CHECKING:
     from .app import Ganger
@@ -185,8 +187,14 @@ class Task(Workflow):
     """What ``@app.task()`` makes of a function: a workflow of one step."""
 
     def output_of(self, outputs: dict[str, Any]) -> Any:
-        """What its function returned."""
-        return outputs[self.name]
+        """What its function returned; objects of the models that its annotation names."""
+        kind = self._returned
+        return outputs[self.name] if kind is None else kind.validate_python(outputs[self.name])
+
+    @cached_property
+    def _returned(self) -> Returned | None:
+        [step] = bind(self.made()).values()
+        return step.returned.get(self.name)
 
 
 def _method(function: Callable[..., Any]) -> Callable[..., Any]:

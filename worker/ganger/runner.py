@@ -36,6 +36,7 @@ from .outbox import Outbox
 from .step_stream import StepStream
 from .stream_sender import StreamSender
 from .threads import Raised, StepThreads
+from .typed import checked_output
 from .workflow import BoundStep
 
 __all__ = ["StepRunner"]
@@ -346,8 +347,10 @@ class StepRunner:
 
     def _succeeded(self, held: _Attempt, output: Any) -> bytes:
         place = f"what {held.assignment.workflow}:{held.assignment.step} returned: $"
+        returned = held.step.returned.get(held.assignment.step) if held.step is not None else None
         try:
-            packed = self._pack(held, Outcome.SUCCEEDED, output=plain(output, place))
+            output = plain(checked_output(returned, output, place), place)
+            packed = self._pack(held, Outcome.SUCCEEDED, output=output)
             if len(packed) > self._max_bytes:
                 raise InvalidInput(
                     f"{place}: is {len(packed)} bytes packed, at most {self._max_bytes} are "

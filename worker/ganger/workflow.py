@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from ganger_broker.crons import Cron
 from ganger_broker.definitions import (
@@ -23,6 +23,7 @@ from ganger_broker.fields import MAX_STEPS, MAX_VERSION
 from .crons import checked_crons
 from .flow_control import checked_concurrency
 from .step import STEP_MARK, Step, check_name, check_parentheses, seconds_of, step_definition
+from .typed import Returned, returned_by
 
 __all__ = [
     "BoundStep",
@@ -56,14 +57,14 @@ class Declaration:
 class BoundStep:
     """A step of one workflow object, ready to be called with its context.
 
-    ``input_model`` and ``parent_models``: pydantic models of the run's input, and of what
-    parents return by their names, where there are any.
+    ``input_model``: the pydantic model of the run's input. ``returned``: what the workflow's
+    steps return by their names, where they say that it is a model, or has models in it.
     """
 
     call: Callable[[Any], Any]
     is_async: bool
     input_model: type[Any] | None = None
-    parent_models: Mapping[str, type[Any]] = field(default_factory=dict)
+    returned: Mapping[str, Returned] = field(default_factory=dict)
 
 
 def declare_workflow(
@@ -139,8 +140,8 @@ def bind(workflow: object) -> dict[str, BoundStep]:
     """The steps of a workflow object, by action."""
     declaration = declaration_of(workflow)
     calls = {step: getattr(workflow, method) for step, method in declaration.methods.items()}
-    models = {step: _model_returned(call) for step, call in calls.items()}
-    returned = {step: model for step, model in models.items() if model is not None}
+    said = {step: returned_by(call) for step, call in calls.items()}
+    returned = {step: kind for step, kind in said.items() if kind is not None}
     return {
         action_of(declaration.definition.name, step): BoundStep(
             call, inspect.iscoroutinefunction(call), declaration.input_validator, returned
@@ -169,10 +170,6 @@ def _steps_of(cls: type, place: str) -> list[tuple[str, Step]]:
     return list(found.items())
 
 
-def _is_model(kind: object) -> bool:
-    return isinstance(kind, type) and hasattr(kind, "model_validate")
-
-
 def _schema_of(model: object, place: str) -> dict[str, Any] | None:
     if model is None:
         return None
@@ -180,16 +177,6 @@ def _schema_of(model: object, place: str) -> dict[str, Any] | None:
         raise InvalidWorkflow(f"{place}: input_validator: {model!r} must be a pydantic model class")
     schema: dict[str, Any] = model.model_json_schema()
     return schema
-
-
-def _model_returned(function: Callable[..., Any]) -> type[Any] | None:
-    """The pydantic model that a step says it returns."""
-    written_out = getattr(function, "__wrapped__", function)
-    try:
-        returned = get_type_hints(written_out).get("return")
-    except Exception:  # annotations may name what is there for type checkers only
-        return None
-    return returned if _is_model(returned) else None
 
 
 def _check_events(on_events: object, place: str) -> None:

@@ -170,7 +170,12 @@ def _asked(app: Ganger, question: Coroutine[Any, Any, T]) -> T:
 
 async def _follow(ref: WorkflowRunRef, as_json: bool) -> None:
     """Print what its steps say while it runs, then its result; as JSON, each on one line."""
+    attempts: dict[str, str] = {}
     async for item in ref.stream():
+        before = attempts.setdefault(item.step, item.attempt)
+        if before != item.attempt and not as_json:
+            attempts[item.step] = item.attempt
+            typer.echo(f"ganger: {item.attempt}: step {item.step} runs anew", err=True)
         if as_json:
             _print_line(item)
         else:

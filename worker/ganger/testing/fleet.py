@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
 from ganger.app import Ganger
 from ganger.client import WorkflowRunRef
 from ganger.runtime import WorkerRuntime
@@ -14,6 +16,7 @@ from ganger.workflow import Duration, workflow_name_of
 from ganger_broker.durations import parse_duration
 from ganger_broker.errors import InvalidInput
 from ganger_broker.labels import LabelValue
+from ganger_broker.messages import RunResult
 from ganger_broker.settings import Settings
 
 from .runs import NotEnded, Run
@@ -55,6 +58,7 @@ class Fleet:
         self._stubs: dict[str, Stub] = {}
         self._borrowed: dict[Ganger, tuple[Settings, Callable[[], int]]] = {}
         self._counts: dict[str, int] = {}
+        self._refs: dict[str, WorkflowRunRef] = {}
         self._stage = Stage(settings, starts_at, thread_patience, self._computing)
         self._app = Ganger(self._stage.settings)
 
@@ -173,9 +177,9 @@ class Fleet:
         if sum(given is not None for given in (returns, raises, does)) > 1:
             raise InvalidInput("stub: give one of returns, raises and does")
         seconds = 0.0 if lasts is None else parse_duration(lasts, "stub: lasts")
+        if self._known and step not in self._known:
+            raise self._no_step(step)
         stub = self._stubs[step] = Stub(seconds, does, raises, returns)
-        if self._known:
-            self._check_stubs()
         for worker in self._live().values():
             if step in worker._steps:
                 worker._steps[step] = stub.in_place_of(worker._steps[step])
@@ -246,6 +250,7 @@ class Fleet:
         number = self._counts[name] = self._counts.get(name, 0) + 1
         run_id = f"{name}-{number}" if run_id is None else run_id
         ref = self._stage.call(self._trigger(name, input, run_id, fields))
+        self._refs[run_id] = ref
         return Run(self, run_id, name), ref
 
     # ── on the loop ───────────────────────────────────────────────────────────────────
@@ -301,9 +306,17 @@ class Fleet:
     def _read(self, run_id: str) -> dict[str, Any]:
         ask = self._stage.dispatcher.run
         found: dict[str, Any] | None = self._stage.ask(lambda: ask(run_id))
-        if found is None:
+        if found is not None:
+            return found
+        refused = self._answer_to(run_id)
+        if refused is None:
             raise InvalidInput(f"there is no run {run_id!r} any more: its retention is over")
-        return found
+        return {**msgspec.to_builtins(refused), "steps": {}}
+
+    def _answer_to(self, run_id: str) -> RunResult | None:
+        """What the trigger of a run was answered that never began: its input was refused, say."""
+        ref = self._refs.get(run_id)
+        return None if ref is None else ref._awaited.result
 
     def _explain(self, step_run: str) -> str:
         ask = self._stage.dispatcher.explain_text
@@ -350,5 +363,8 @@ class Fleet:
     def _check_stubs(self) -> None:
         for step in self._stubs.keys() - self._known:
             del self._stubs[step]
-            known = ", ".join(sorted(self._known))
-            raise InvalidInput(f"stub: no worker has a step {step!r}; there are {known}")
+            raise self._no_step(step)
+
+    def _no_step(self, step: str) -> InvalidInput:
+        known = ", ".join(sorted(self._known))
+        return InvalidInput(f"stub: no worker has a step {step!r}; there are {known}")

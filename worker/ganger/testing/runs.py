@@ -79,15 +79,15 @@ class Run:
             self.workflow,
             self.id,
             RunStatus(found["status"]),
-            found["output"] or {},
-            _error(found["error"]),
+            found.get("output") or {},
+            _error(found.get("error")),
         )
         return output_of(self.id, self.workflow, result)
 
     @property
     def error(self) -> RunError | None:
         """Why it did not succeed; None where it did, or has not ended."""
-        return _error(self._read()["error"])
+        return _error(self._read().get("error"))
 
     @property
     def steps(self) -> dict[str, Step]:
