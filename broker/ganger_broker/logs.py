@@ -5,6 +5,7 @@ Libraries log with ``structlog.get_logger()``; only programs call ``configure_lo
 
 import logging
 import sys
+from contextlib import suppress
 from typing import TextIO
 
 import structlog
@@ -16,6 +17,22 @@ __all__ = ["configure_logging"]
 
 _SAID_BY_US = ("aio_pika", "aiormq")
 """Libraries whose every failure the transport raises or logs itself, with more to it."""
+
+
+class _Written(structlog.PrintLogger):
+    """Lines that cannot be written are lost, and cost nobody anything: a pipe whose reader has
+    gone, an encoding that lacks a letter."""
+
+    def msg(self, message: str) -> None:
+        """Write a line."""
+        with suppress(OSError, ValueError):
+            try:
+                super().msg(message)
+            except UnicodeEncodeError:
+                super().msg(message.encode("ascii", "backslashreplace").decode())
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
 
 
 def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
@@ -48,7 +65,7 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=lambda *_: _Written(stream),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(stream)

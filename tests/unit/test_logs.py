@@ -128,3 +128,18 @@ def test_warnings_go_the_same_way() -> None:
         logging.captureWarnings(False)
 
     assert "old-fashioned" in json.loads(stream.getvalue().splitlines()[-1])["event"]
+
+
+def test_a_line_that_cannot_be_written_costs_nobody_anything() -> None:
+    class Closed(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError("nobody reads")
+
+    configure_logging(Settings.load(), Closed())
+    structlog.get_logger().error("said to nobody")
+
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    configure_logging(Settings.load(log_format="console"), ascii_only)
+    structlog.get_logger().warning("snow: ☃")
+    ascii_only.flush()
+    assert b"snow: \\u2603" in ascii_only.buffer.getvalue()  # type: ignore[attr-defined]

@@ -1,17 +1,21 @@
 """``Worker``: takes steps of the workflows registered with it, and runs them."""
 
 import asyncio
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
+import structlog
+
 from ganger_broker.definitions import WorkflowDefinition
 from ganger_broker.durations import parse_duration
 from ganger_broker.errors import InvalidInput, InvalidWorkflow
 from ganger_broker.fields import WORKER_ID_PATTERN
 from ganger_broker.labels import LabelValue
+from ganger_broker.logs import configure_logging
 
 from .background import BackgroundLoop, loops_at_work
 from .embedded import ensure_dispatcher
@@ -125,13 +129,16 @@ class Worker:
         """Work until SIGTERM or SIGINT (Ctrl-C), then drain; a second signal forces.
 
         Blocks. ``grace``: for the steps that run when it is told to stop, by default
-        ``GANGER_DRAIN_GRACE``; those still running after it are left to other workers.
+        ``GANGER_DRAIN_GRACE``; those still running after it are left to other workers. A
+        program that has not set up its logging logs to standard error, as ``ganger worker`` does.
 
         Raises:
             GangerError: the broker refuses it, it has no workflow, or ``ganger worker`` or
                 ``ganger dev`` is importing the module that calls this at its top level.
         """
         check_not_importing(f"worker {self.name!r}: start()")
+        if not structlog.is_configured() and not logging.getLogger().handlers:
+            configure_logging(self._app.settings)
         asyncio.run(self._run_signalled(grace))
 
     async def run(self, *, grace: Duration | None = None) -> None:
