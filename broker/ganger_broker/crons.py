@@ -3,11 +3,12 @@
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 from cronsim import CronSim, CronSimError
+from msgspec import Meta
 
 from .errors import InvalidInput
 from .fields import Priority
@@ -29,8 +30,8 @@ class Cron(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, froze
     seconds first, as ``timezone`` reads it; with this input, metadata, priority and desired
     labels."""
 
-    expression: str
-    timezone: str = "UTC"
+    expression: Annotated[str, Meta(max_length=256)]
+    timezone: Annotated[str, Meta(max_length=64)] = "UTC"
     input: dict[str, Any] = {}
     missed: MissedTicks = MissedTicks.SKIP
     metadata: dict[str, Any] = {}

@@ -35,6 +35,8 @@ def groups_of(state: State, run: Run) -> list[tuple[GroupId, Group, Concurrency]
     found = []
     for rule in run.workflow.definition.concurrency:
         value = None if rule.key is None else evaluate(rule.key, run.header.input)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # 1.0 and 1 are one number, as they are of labels
         text = encode(value, order="sorted").decode()
         if len(text) > _MOST_TEXT:  # it is shown to people, and kept with each run that waits
             text = f"{text[:_MOST_TEXT]}…{blake2s(text.encode(), digest_size=8).hexdigest()}"

@@ -140,6 +140,12 @@ def test_any_value_may_be_a_key(customer: Any) -> None:
     assert ask(world, "other", "other") != []
 
 
+def test_a_whole_number_is_one_key_however_it_is_written() -> None:
+    world = fleet(QUEUE)
+    assert ask(world, "first", 1) != []
+    assert ask(world, "second", 1.0) == []
+
+
 def test_large_values_are_told_apart_and_shown_in_short() -> None:
     world = fleet(QUEUE)
     long = "x" * 100_000
