@@ -47,8 +47,6 @@ def json_schema() -> dict[str, Any]:
 
 def asyncapi() -> dict[str, Any]:
     """The channels, with the default names, and the schema of what goes through them."""
-    schemas = _definitions("#/components/schemas/{name}")
-    topology = Topology()
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -59,51 +57,7 @@ def asyncapi() -> dict[str, Any]:
         },
         "defaultContentType": MSGPACK,
         "servers": {"rabbitmq": {"host": "127.0.0.1:5672", "protocol": "amqp"}},
-        "channels": {
-            "triggers": _exchange(
-                topology.exchange, "topic", topology.trigger_key("{workflow}"), [messages.Trigger]
-            ),
-            "pushedEvents": _exchange(
-                topology.exchange, "topic", topology.push_key("{key}"), [messages.PushEvent]
-            ),
-            "cancellations": _exchange(
-                topology.exchange, "topic", topology.cancel_key("{run_id}"), [messages.CancelRun]
-            ),
-            "schedules": _exchange(
-                topology.exchange,
-                "topic",
-                topology.schedule_key("{workflow}"),
-                [schedules.ScheduleRuns],
-            ),
-            "unschedules": _exchange(
-                topology.exchange,
-                "topic",
-                topology.unschedule_key("{schedule_id}"),
-                [schedules.Unschedule],
-            ),
-            "questions": _exchange(
-                topology.exchange, "topic", topology.schedules_key, [schedules.AskSchedules]
-            ),
-            "answers": {
-                "address": "{reply_to}",
-                "description": "the default exchange; reply_to of what was asked is the queue",
-                "messages": _references([schedules.ScheduleList]),
-                "bindings": {"amqp": {"is": "queue"}},
-            },
-            "results": {
-                "address": "{reply_to}",
-                "description": "the default exchange; reply_to of the trigger is the queue",
-                "messages": _references([messages.RunResult, messages.StreamItem]),
-                "bindings": {"amqp": {"is": "queue"}},
-            },
-            "events": {
-                **_exchange(
-                    topology.exchange, "topic", topology.event_key("{worker}"), list(EVENTS)
-                ),
-                "description": "a body is a list of these",
-            },
-            "work": _exchange(topology.work_exchange, "direct", "{worker}", list(TO_WORKER)),
-        },
+        "channels": _channels(Topology()),
         "operations": {
             "trigger": _operation("receive", "triggers", reply="results"),
             "push": _operation("receive", "pushedEvents"),
@@ -115,16 +69,50 @@ def asyncapi() -> dict[str, Any]:
             "assign": _operation("send", "work"),
         },
         "components": {
-            "messages": {
-                type_.__name__: {
-                    "contentType": JSON if type_ in WITH_PROGRAMS else MSGPACK,
-                    "description": (type_.__doc__ or "").strip().split("\n")[0],
-                    "payload": {"$ref": f"#/components/schemas/{type_.__name__}"},
-                }
-                for type_ in MESSAGES
-            },
-            "schemas": dict(sorted(schemas.items())),
+            "messages": {type_.__name__: _message(type_) for type_ in MESSAGES},
+            "schemas": dict(sorted(_definitions("#/components/schemas/{name}").items())),
         },
+    }
+
+
+def _channels(topology: Topology) -> dict[str, Any]:
+    from_programs = {
+        "triggers": (topology.trigger_key("{workflow}"), messages.Trigger),
+        "pushedEvents": (topology.push_key("{key}"), messages.PushEvent),
+        "cancellations": (topology.cancel_key("{run_id}"), messages.CancelRun),
+        "schedules": (topology.schedule_key("{workflow}"), schedules.ScheduleRuns),
+        "unschedules": (topology.unschedule_key("{schedule_id}"), schedules.Unschedule),
+        "questions": (topology.schedules_key, schedules.AskSchedules),
+    }
+    return {
+        **{
+            name: _exchange(topology.exchange, "topic", key, [type_])
+            for name, (key, type_) in from_programs.items()
+        },
+        "answers": _replies("what was asked", [schedules.ScheduleList]),
+        "results": _replies("the trigger", [messages.RunResult, messages.StreamItem]),
+        "events": {
+            **_exchange(topology.exchange, "topic", topology.event_key("{worker}"), list(EVENTS)),
+            "description": "a body is a list of these",
+        },
+        "work": _exchange(topology.work_exchange, "direct", "{worker}", list(TO_WORKER)),
+    }
+
+
+def _replies(to: str, types: list[type]) -> dict[str, Any]:
+    return {
+        "address": "{reply_to}",
+        "description": f"the default exchange; reply_to of {to} is the queue",
+        "messages": _references(types),
+        "bindings": {"amqp": {"is": "queue"}},
+    }
+
+
+def _message(type_: type) -> dict[str, Any]:
+    return {
+        "contentType": JSON if type_ in WITH_PROGRAMS else MSGPACK,
+        "description": (type_.__doc__ or "").strip().split("\n")[0],
+        "payload": {"$ref": f"#/components/schemas/{type_.__name__}"},
     }
 
 

@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from ganger_broker.definitions import FromInput, StepDefinition
 from ganger_broker.durations import Duration, parse_duration
@@ -76,18 +76,10 @@ class StepOptions(TypedDict, total=False):
 def declare_step(
     name: str | None,
     *,
-    timeout: Duration = DEFAULT_TIMEOUT,
-    retries: int = 0,
-    backoff_factor: float | None = None,
-    backoff_max_seconds: float = DEFAULT_BACKOFF_MAX,
-    jitter: float = DEFAULT_JITTER,
-    schedule_timeout: Duration | None = None,
-    desired_worker_labels: Mapping[str, Any] | None = None,
-    sets_labels: Mapping[str, LabelValue | FromInput] | None = None,
-    rate_limits: Mapping[str, int] | None = None,
     parents: Iterable[str | Callable[..., Any]] = (),
     on_failure: bool = False,
     takes: tuple[str, str] = ("self", "context"),
+    **options: Unpack[StepOptions],
 ) -> Callable[[F], F]:
     """The decorator that makes a method a step; see ``Ganger.step``."""
     check_parentheses(name, "on_failure_step" if on_failure else "step")
@@ -99,28 +91,45 @@ def declare_step(
         place = f"step {given!r}"
         check_name(given, place)
         _check_function(function, place, takes)
-        step = Step(
-            given,
-            on_failure,
-            _parents(parents, place),
-            seconds_of(timeout, f"{place}: timeout"),
-            None
-            if schedule_timeout is None
-            else seconds_of(schedule_timeout, f"{place}: schedule_timeout"),
-            _retries(retries, place),
-            None
-            if backoff_factor is None
-            else _number(backoff_factor, f"{place}: backoff_factor", 1, MAX_SECONDS),
-            seconds_of(backoff_max_seconds, f"{place}: backoff_max_seconds"),
-            _number(jitter, f"{place}: jitter", 0, 1),
-            written(desired_worker_labels, f"{place}: desired_worker_labels"),
-            _sets_labels(sets_labels, f"{place}: sets_labels"),
-            checked_units(rate_limits, f"{place}: rate_limits"),
-        )
+        step = _step(place, given, on_failure, _parents(parents, place), **options)
         setattr(function, STEP_MARK, step)
         return function
 
     return decorate
+
+
+def _step(
+    place: str,
+    name: str,
+    on_failure: bool,
+    parents: tuple[str, ...],
+    *,
+    timeout: Duration = DEFAULT_TIMEOUT,
+    retries: int = 0,
+    backoff_factor: float | None = None,
+    backoff_max_seconds: float = DEFAULT_BACKOFF_MAX,
+    jitter: float = DEFAULT_JITTER,
+    schedule_timeout: Duration | None = None,
+    desired_worker_labels: Mapping[str, Any] | None = None,
+    sets_labels: Mapping[str, LabelValue | FromInput] | None = None,
+    rate_limits: Mapping[str, int] | None = None,
+) -> Step:
+    """The options of a step, checked, with their defaults."""
+    waits, factor = schedule_timeout, backoff_factor
+    return Step(
+        name,
+        on_failure,
+        parents,
+        seconds_of(timeout, f"{place}: timeout"),
+        None if waits is None else seconds_of(waits, f"{place}: schedule_timeout"),
+        _retries(retries, place),
+        None if factor is None else _number(factor, f"{place}: backoff_factor", 1, MAX_SECONDS),
+        seconds_of(backoff_max_seconds, f"{place}: backoff_max_seconds"),
+        _number(jitter, f"{place}: jitter", 0, 1),
+        written(desired_worker_labels, f"{place}: desired_worker_labels"),
+        _sets_labels(sets_labels, f"{place}: sets_labels"),
+        checked_units(rate_limits, f"{place}: rate_limits"),
+    )
 
 
 def mark_step(method: F, like: Callable[..., Any]) -> F:

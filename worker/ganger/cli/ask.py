@@ -1,7 +1,7 @@
 """The verbs of programs: ``trigger``, ``cancel``, ``unschedule`` and ``schema``."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
@@ -26,58 +26,67 @@ T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+WorkflowName = Annotated[
+    str,
+    typer.Argument(metavar="WORKFLOW", help="Its name: the class's, in lower case."),
+]
+Input = Annotated[str, typer.Option("--input", metavar="JSON", help="The run's input, an object.")]
+RunId = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="Triggering the same id again is the same run."),
+]
+Metadata = Annotated[
+    str, typer.Option(metavar="JSON", help="Kept with the run for its steps, an object.")
+]
+Priority = Annotated[int, typer.Option(metavar="1|2|3", help="Where steps wait, 3 goes first.")]
+DesiredLabels = Annotated[
+    str,
+    typer.Option(
+        metavar="JSON",
+        help='What its steps desire of workers too, such as {"zone": "fra"}; merged over '
+        "each step's own.",
+    ),
+]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait for its end and print what each step returned.")
+]
+Follow = Annotated[
+    bool,
+    typer.Option("--follow", help="As --wait, and print what its steps say while it runs."),
+]
+At = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TIME",
+        help="Run it then, such as 2027-01-01T09:00+01:00; may be repeated. Prints the "
+        "schedule's id.",
+    ),
+]
+Timeout = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="At most, with --wait, such as 90s; the run goes on."),
+]
+RunAsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print the run's id, or with --wait its end, as JSON; with --follow a line each.",
+    ),
+]
+
+
 def trigger(
-    workflow: Annotated[
-        str,
-        typer.Argument(metavar="WORKFLOW", help="Its name: the class's, in lower case."),
-    ],
-    input: Annotated[
-        str, typer.Option("--input", metavar="JSON", help="The run's input, an object.")
-    ] = "{}",
-    run_id: Annotated[
-        str | None,
-        typer.Option(metavar="ID", help="Triggering the same id again is the same run."),
-    ] = None,
-    metadata: Annotated[
-        str, typer.Option(metavar="JSON", help="Kept with the run for its steps, an object.")
-    ] = "{}",
-    priority: Annotated[
-        int, typer.Option(metavar="1|2|3", help="Where steps wait, 3 goes first.")
-    ] = 1,
-    desired_labels: Annotated[
-        str,
-        typer.Option(
-            metavar="JSON",
-            help='What its steps desire of workers too, such as {"zone": "fra"}; merged over '
-            "each step's own.",
-        ),
-    ] = "{}",
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for its end and print what each step returned.")
-    ] = False,
-    at: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TIME",
-            help="Run it then, such as 2027-01-01T09:00+01:00; may be repeated. Prints the "
-            "schedule's id.",
-        ),
-    ] = None,
-    follow: Annotated[
-        bool,
-        typer.Option("--follow", help="As --wait, and print what its steps say while it runs."),
-    ] = False,
-    timeout: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="At most, with --wait, such as 90s; the run goes on."),
-    ] = None,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            help="Print the run's id, or with --wait its end, as JSON; with --follow a line each.",
-        ),
-    ] = False,
+    workflow: WorkflowName,
+    input: Input = "{}",
+    run_id: RunId = None,
+    metadata: Metadata = "{}",
+    priority: Priority = 1,
+    desired_labels: DesiredLabels = "{}",
+    wait: Wait = False,
+    at: At = None,
+    follow: Follow = False,
+    timeout: Timeout = None,
+    as_json: RunAsJson = False,
     broker_url: BrokerUrl = None,
     prefix: Prefix = None,
 ) -> None:
@@ -86,47 +95,55 @@ def trigger(
     Exit status 1: it failed, was cancelled, or did not end in time.
     """
     app = _app(broker_url, prefix)
-    seconds = None if timeout is None else parse_duration(timeout, "--timeout")
-    if seconds is not None and not wait and not follow:
+    if timeout is not None and not wait and not follow:
         raise InvalidInput("--timeout: is for --wait or --follow, and neither was given")
+    if at and (wait or follow):
+        raise InvalidInput("--wait, --follow: are not for --at: nobody waits that long")
+    values = read_object("--input", input)
     fields: dict[str, Any] = {
-        "run_id": run_id,
         "metadata": read_object("--metadata", metadata),
         "priority": priority,
         "desired_worker_labels": read_object("--desired-labels", desired_labels),
-        "stream": follow,
     }
-    values = read_object("--input", input)
     if at:
-        if wait or follow:
-            raise InvalidInput("--wait, --follow: are not for --at: nobody waits that long")
-        fields["schedule_id"] = fields.pop("run_id")
-        del fields["stream"]
-        _schedule(app, workflow, [_time(each) for each in at], values, fields, as_json)
+        times = [_time(each) for each in at]
+        _schedule(app, workflow, times, values, {"schedule_id": run_id, **fields}, as_json)
         return
+    fields |= {"run_id": run_id, "stream": follow}
+    show = _follow if follow else _show_result if wait else _show_id
+    asyncio.run(_trigger(app, workflow, values, fields, timeout, show, as_json))
 
-    async def run() -> None:
-        ref = None
-        try:
-            async with asyncio.timeout(seconds) as bound:
-                ref = await app.admin.aio.run_workflow(workflow, values, **fields)
-                if follow:
-                    await _follow(ref, as_json)
-                elif wait:
-                    await _show_result(ref, as_json, print_json)
-                elif as_json:
-                    print_json({"run_id": ref.run_id})
-                else:
-                    typer.echo(ref.run_id)
-        except TimeoutError:
-            if not bound.expired():
-                raise
-            typer.echo(f"ganger: {_too_late(ref, workflow, timeout)}", err=True)
-            raise typer.Exit(1) from None
-        finally:
-            await app.admin.aio.close()
 
-    asyncio.run(run())
+async def _trigger(
+    app: Ganger,
+    workflow: str,
+    values: dict[str, Any],
+    fields: dict[str, Any],
+    timeout: str | None,  # noqa: ASYNC109
+    show: Callable[[WorkflowRunRef, bool], Awaitable[None]],
+    as_json: bool,
+) -> None:
+    """Trigger it and show of it what is wanted, within the time."""
+    ref = None
+    seconds = None if timeout is None else parse_duration(timeout, "--timeout")
+    try:
+        async with asyncio.timeout(seconds) as bound:
+            ref = await app.admin.aio.run_workflow(workflow, values, **fields)
+            await show(ref, as_json)
+    except TimeoutError:
+        if not bound.expired():
+            raise
+        typer.echo(f"ganger: {_too_late(ref, workflow, timeout)}", err=True)
+        raise typer.Exit(1) from None
+    finally:
+        await app.admin.aio.close()
+
+
+async def _show_id(ref: WorkflowRunRef, as_json: bool) -> None:
+    if as_json:
+        print_json({"run_id": ref.run_id})
+    else:
+        typer.echo(ref.run_id)
 
 
 def _schedule(
@@ -188,7 +205,10 @@ def _said(item: StreamItem) -> str:
     return data if item.level is None else f"{item.level:<7} {item.step}: {data}"
 
 
-async def _show_result(ref: WorkflowRunRef, as_json: bool, show: Callable[[Any], None]) -> None:
+async def _show_result(
+    ref: WorkflowRunRef, as_json: bool, show: Callable[[Any], None] | None = None
+) -> None:
+    show = show or print_json
     try:
         output = await ref.result()
     except RunFailed as exc:

@@ -93,13 +93,45 @@ def worker(
     flags = {"broker_url": broker_url, "redis_url": redis_url, "prefix": prefix}
     Settings.load(flag_name, **flags)
     seconds = None if grace is None else parse_duration(grace, "--grace")
-    found = load(target)
-    app = found.app if isinstance(found, Worker) else found
-    app.override(**flags)
-    _check_redis(app.settings, redis_url)
-    made = _worker_of(found, target, name, label or [], slots)
-    configure_logging(app.settings)
+    made = _loaded(target, flags, name, label or [], slots)
+    configure_logging(made.app.settings)
     made.start(grace=seconds)
+
+
+ReloadGrace = Annotated[
+    str,
+    typer.Option(metavar="TIME", help="What running steps are given to end at a reload."),
+]
+FirstTrigger = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WORKFLOW", help="Run this workflow after each start and print its result."
+    ),
+]
+FirstInput = Annotated[
+    str, typer.Option("--input", metavar="JSON", help="The input of --trigger, an object.")
+]
+Reload = Annotated[bool, typer.Option(help="Start anew when a file changes.")]
+Watch = Annotated[
+    Path, typer.Option(metavar="PATH", help="Watched for changes: a folder, or a file.")
+]
+DevBrokerUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--broker-url",
+        metavar="URL",
+        help="Use this RabbitMQ, and --redis-url [GANGER_BROKER_URL; default: memory://]",
+    ),
+]
+DevRedisUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--redis-url",
+        metavar="URL",
+        help="Redis, where the broker is not memory:// [GANGER_REDIS_URL; "
+        "default: redis://127.0.0.1:6379/0]",
+    ),
+]
 
 
 def dev(
@@ -107,40 +139,13 @@ def dev(
     name: Name = None,
     label: LabelFlags = None,
     slots: SlotCount = None,
-    grace: Annotated[
-        str,
-        typer.Option(metavar="TIME", help="What running steps are given to end at a reload."),
-    ] = "2s",
-    trigger: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WORKFLOW", help="Run this workflow after each start and print its result."
-        ),
-    ] = None,
-    input: Annotated[
-        str, typer.Option("--input", metavar="JSON", help="The input of --trigger, an object.")
-    ] = "{}",
-    reload: Annotated[bool, typer.Option(help="Start anew when a file changes.")] = True,
-    watch: Annotated[
-        Path, typer.Option(metavar="PATH", help="Watched for changes: a folder, or a file.")
-    ] = Path(),
-    broker_url: Annotated[
-        str | None,
-        typer.Option(
-            "--broker-url",
-            metavar="URL",
-            help="Use this RabbitMQ, and --redis-url [GANGER_BROKER_URL; default: memory://]",
-        ),
-    ] = None,
-    redis_url: Annotated[
-        str | None,
-        typer.Option(
-            "--redis-url",
-            metavar="URL",
-            help="Redis, where the broker is not memory:// [GANGER_REDIS_URL; "
-            "default: redis://127.0.0.1:6379/0]",
-        ),
-    ] = None,
+    grace: ReloadGrace = "2s",
+    trigger: FirstTrigger = None,
+    input: FirstInput = "{}",
+    reload: Reload = True,
+    watch: Watch = Path(),
+    broker_url: DevBrokerUrl = None,
+    redis_url: DevRedisUrl = None,
     prefix: Prefix = None,
 ) -> None:
     """Dispatcher and worker in one process, in memory; starts anew when a file changes.
@@ -159,11 +164,8 @@ def dev(
         check_there(target)
         _reloading(watch, seconds)
         return
-    found = load(target)
-    app = found.app if isinstance(found, Worker) else found
-    app.override(**flags)
-    _check_redis(app.settings, redis_url)
-    made = _worker_of(found, target, name, label or [], slots)
+    made = _loaded(target, flags, name, label or [], slots)
+    app = made.app
     if trigger is not None and trigger not in app.workflows:
         known = ", ".join(sorted(app.workflows))
         raise InvalidInput(f"--trigger: {target} has no workflow {trigger!r}; it has {known}")
@@ -173,6 +175,21 @@ def dev(
         work = threading.Thread(target=_run_once, args=(app, trigger, values), daemon=True)
         work.start()
     made.start(grace=seconds)
+
+
+def _loaded(
+    target: str,
+    flags: dict[str, str | None],
+    name: str | None,
+    label: Sequence[str],
+    slots: int | None,
+) -> Worker:
+    """The worker of an app, or the one that is named, with the settings of the flags."""
+    found = load(target)
+    app = found.app if isinstance(found, Worker) else found
+    app.override(**flags)
+    _check_redis(app.settings, flags["redis_url"])
+    return _worker_of(found, target, name, label, slots)
 
 
 def _check_redis(settings: Settings, redis_url: str | None) -> None:
