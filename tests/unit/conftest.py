@@ -1,4 +1,4 @@
-"""Fixtures of the command line."""
+"""Fixtures: an app in this process, a fleet of the test kit, a folder for the command line."""
 
 import sys
 from collections.abc import Iterator
@@ -6,6 +6,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+
+from ganger import Ganger
+from ganger.testing import Fleet
 
 from .cli_tasks import TASKS
 
@@ -20,3 +23,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield path
     sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def app() -> Iterator[Ganger]:
+    """An app with a broker of its own in this process."""
+    made = Ganger(broker_url=f"memory://{uuid4().hex}")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def fleet() -> Iterator[Fleet]:
+    """Workers in this process, on a time of their own: what sleeps in a step takes none of ours."""
+    with Fleet() as made:
+        yield made

@@ -21,7 +21,7 @@ from ganger_broker.messages import (
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Delivery, Outgoing, Published, Subscription
 
-__all__ = ["PATIENCE", "FakeDispatcher", "FlakyTransport", "Working", "working"]
+__all__ = ["PATIENCE", "FakeDispatcher", "FlakyTransport", "Working", "ended", "working"]
 
 PATIENCE = 10.0
 """Seconds until what should have happened counts as not happening."""
@@ -210,3 +210,9 @@ async def working(
         async with asyncio.timeout(PATIENCE):
             await asyncio.gather(found.running, return_exceptions=True)
         await dispatcher.close()
+
+
+async def ended(found: Working, action: str, **fields: Any) -> StepFinished:
+    """Assign an attempt and wait for its end."""
+    attempt = await found.dispatcher.assign(action, **fields)
+    return await found.dispatcher.ended(attempt)

@@ -2,7 +2,6 @@
 
 import asyncio
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -20,13 +19,6 @@ from ganger.workflow import declaration_of
 from ganger_broker.definitions import RateLimit
 
 PATIENCE = 20.0
-
-
-@pytest.fixture
-def app() -> Any:
-    made = Ganger(broker_url=f"memory://{uuid4().hex}")
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize(

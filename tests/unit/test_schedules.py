@@ -3,7 +3,6 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -14,13 +13,6 @@ from ganger_broker.errors import MalformedMessage
 
 PATIENCE = 20.0
 LATER = timedelta(hours=1)
-
-
-@pytest.fixture
-def app() -> Any:
-    made = Ganger(broker_url=f"memory://{uuid4().hex}")
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import asyncio
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -11,13 +10,6 @@ from ganger.embedded import ensure_dispatcher
 
 PATIENCE = 20.0
 GPU = {"gpu": {"value": 1, "comparator": "GREATER_THAN_OR_EQUAL"}}
-
-
-@pytest.fixture
-def app() -> Any:
-    made = Ganger(broker_url=f"memory://{uuid4().hex}")
-    yield made
-    made.close()
 
 
 def declare(app: Ganger) -> type:

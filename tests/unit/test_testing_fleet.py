@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,12 +25,6 @@ from ganger.testing import Fleet, NotEnded
 from ganger_broker import transports
 
 PATIENCE = 20.0
-
-
-@pytest.fixture
-def fleet() -> Iterator[Fleet]:
-    with Fleet() as made:
-        yield made
 
 
 @pytest.fixture
@@ -174,7 +167,7 @@ def test_real_time_in_threads_is_none_of_the_fleets(fleet: Fleet) -> None:
 
     @app.task(timeout="1s")
     def heavy(given: Any, context: Context) -> None:
-        time.sleep(0.02)
+        time.sleep(0.02)  # stands for real work: the fleet waits for it, on no clock of its own
 
     @app.task(timeout="1s")
     async def helped(given: Any, context: Context) -> None:

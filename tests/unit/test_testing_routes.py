@@ -1,7 +1,6 @@
 """The test kit: where steps go, and why some go nowhere."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,12 +10,6 @@ from ganger.testing import Fleet, NotEnded
 
 MODEL = {"value": "vision", "weight": 10}
 MEMORY = {"value": 256, "comparator": WorkerLabelComparator.GREATER_THAN}
-
-
-@pytest.fixture
-def fleet() -> Iterator[Fleet]:
-    with Fleet() as made:
-        yield made
 
 
 @pytest.fixture

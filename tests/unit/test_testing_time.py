@@ -1,7 +1,6 @@
 """The test kit: what takes time takes the fleet's, and none of the test's."""
 
 import asyncio
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,17 +8,6 @@ import pytest
 
 from ganger import Context, Ganger, NonRetryable, RetryAfter, RunFailed
 from ganger.testing import Fleet
-
-
-@pytest.fixture
-def fleet() -> Iterator[Fleet]:
-    with Fleet() as made:
-        yield made
-
-
-@pytest.fixture
-def app() -> Ganger:
-    return Ganger()
 
 
 def test_time_stands_still_until_it_is_moved(fleet: Fleet, app: Ganger) -> None:

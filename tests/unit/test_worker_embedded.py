@@ -24,13 +24,6 @@ from ganger_broker.settings import Settings
 PATIENCE = 20.0
 
 
-@pytest.fixture
-def app() -> Any:
-    made = Ganger(broker_url=f"memory://{uuid4().hex}")
-    yield made
-    made.close()
-
-
 def declare(app: Ganger) -> type:
     @app.workflow(schedule_timeout="30s")
     class Caption:

@@ -1,7 +1,6 @@
 """Typed inputs and outputs: pydantic models on the way in, on the way out, and between steps."""
 
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from pydantic import BaseModel, Field, field_validator
@@ -27,13 +26,6 @@ class Order(BaseModel):
 class Bill(BaseModel):
     total: float
     order: Order
-
-
-@pytest.fixture
-def app() -> Any:
-    made = Ganger(broker_url=f"memory://{uuid4().hex}")
-    yield made
-    made.close()
 
 
 def shop(app: Ganger) -> None:

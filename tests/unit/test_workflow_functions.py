@@ -2,7 +2,6 @@
 
 import asyncio
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -11,13 +10,6 @@ from ganger.workflow import declaration_of
 
 PATIENCE = 20.0
 Input = dict[str, Any]
-
-
-@pytest.fixture
-def app() -> Any:
-    made = Ganger(broker_url=f"memory://{uuid4().hex}")
-    yield made
-    made.close()
 
 
 def picture(app: Ganger) -> Workflow:
