@@ -81,8 +81,7 @@ def place(state: State, run: Run, name: str, *, in_turn: bool = False) -> None:
         if since + lasts > state.now:
             worker = state.placement.choose(strict, prefer)
             if worker is not None:
-                if not _is_held_back(state, run, name, in_turn=in_turn):
-                    _assign_from(state, run, name, worker)
+                _give(state, run, name, worker, in_turn=in_turn)
                 return
             if state.placement.anyone(strict):
                 state.patient[step_run_id(run.id, name)] = strict
@@ -91,14 +90,16 @@ def place(state: State, run: Run, name: str, *, in_turn: bool = False) -> None:
                 return
     worker = state.placement.choose(plain(full), prefer)
     if worker is not None:
-        if not _is_held_back(state, run, name, in_turn=in_turn):
-            _assign_from(state, run, name, worker)
+        _give(state, run, name, worker, in_turn=in_turn)
     else:
         _add_to_backlog(state, run, name, plain(full))
 
 
-def _assign_from(state: State, run: Run, name: str, chosen: str) -> None:
-    """Assign it; where it brings labels, steps that wait for them may go there as well."""
+def _give(state: State, run: Run, name: str, chosen: str, *, in_turn: bool) -> None:
+    """Assign it, unless a rate limit holds it back. Where it brings labels, steps that wait for
+    them may go there as well."""
+    if _is_held_back(state, run, name, in_turn=in_turn):
+        return
     worker = state.workers[chosen]
     _assign(state, run, name, worker)
     if worker.coming:
@@ -120,14 +121,12 @@ def _add_to_backlog(state: State, run: Run, name: str, requirement: Requirement)
 def _is_held_back(state: State, run: Run, name: str, *, in_turn: bool = False) -> bool:
     """Whether a rate limit has no room for the step now; then it waits for that."""
     blocked = blocked_by(state, run, name, in_turn=in_turn)
-    step = run.steps[name]
     if blocked is None:
-        run.steps[name] = replace(step, waits_for=None) if step.waits_for else step
         return False
     key, room_at = blocked
     limit = state.rates[key].limit
     text = f"rate limit {key!r}: {limit.limit} per {limit.per:g} s"
-    step = run.steps[name] = replace(step, waits_for=text)
+    step = run.steps[name] = replace(run.steps[name], waits_for=text)
     step_run = step_run_id(run.id, name)
     wait_for(state, key, step_run, state.turn(run.header.priority, step.pending_since or state.now))
     deadline = step.deadline or state.now
