@@ -141,7 +141,7 @@ class AsyncAdmin:
         return await self._ask(self._app.settings.topology().schedules_key, AskSchedules())
 
     async def delete_schedule(self, schedule_id: str) -> None:
-        """Delete a schedule that has not run yet.
+        """Delete a schedule that has not run yet, or all that were asked for under one id.
 
         Raises:
             InvalidInput: there is none, or it is a cron's of a workflow that a worker has.
