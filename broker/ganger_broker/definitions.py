@@ -102,7 +102,8 @@ class StepDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     retry n it rests ``backoff_factor ** n`` seconds, at most ``backoff_max_seconds``, less
     a part of up to ``jitter``; without a factor not at all. ``sets_labels``: labels that its
     worker has once it runs; from its assignment on, preferences of other steps count them.
-    ``rate_limits``: key → units that each attempt takes of it.
+    ``rate_limits``: key → units that each attempt takes of it. ``pool``: it runs on that pool's
+    workers only.
     """
 
     name: Name
@@ -116,6 +117,7 @@ class StepDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     desired_worker_labels: dict[str, Any] = {}
     sets_labels: dict[str, LabelValue | FromInput] = {}
     rate_limits: dict[RateKey, Units] = {}
+    pool: Name | None = None
 
 
 def check_rates(step: StepDefinition, limits: Mapping[str, RateLimit], place: str) -> None:
@@ -156,6 +158,15 @@ class WorkflowDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaul
     def actions(self) -> list[str]:
         """The actions of its steps, and of the one for failures."""
         return [action_of(self.name, step.name) for step in self.every_step()]
+
+    def actions_on(self, pool: str | None) -> list[str]:
+        """The actions that a worker of this pool takes: those of its steps. One that is in none
+        takes all, as those of a pool will not come to it."""
+        return [
+            action_of(self.name, step.name)
+            for step in self.every_step()
+            if pool is None or step.pool == pool
+        ]
 
     def every_step(self) -> list[StepDefinition]:
         """Its steps, and the one for failures."""

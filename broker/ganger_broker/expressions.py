@@ -9,6 +9,7 @@ from jmespath.exceptions import JMESPathError
 from .definitions import FromInput
 from .errors import InvalidInput
 from .labels import check_key, check_value
+from .pool_labels import check_not_reserved
 
 __all__ = ["check_expression", "check_sets_labels", "evaluate"]
 
@@ -68,7 +69,7 @@ def check_sets_labels(given: Mapping[str, Any], place: str) -> None:
         InvalidInput: an expression is none.
     """
     for key, value in given.items():
-        check_key(key, place)
+        check_not_reserved([check_key(key, place)], place)
         if isinstance(value, FromInput):
             check_expression(value.from_input, f"{place}.{key}: from_input")
         else:

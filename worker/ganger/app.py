@@ -6,7 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
 from ganger_broker.crons import Cron
-from ganger_broker.definitions import Concurrency, RateLimit, StickyOnLoss, StickyStrategy
+from ganger_broker.definitions import (
+    Concurrency,
+    RateLimit,
+    StickyOnLoss,
+    StickyStrategy,
+    action_of,
+)
 from ganger_broker.errors import InvalidInput, InvalidWorkflow
 from ganger_broker.labels import LabelValue
 from ganger_broker.settings import Settings
@@ -15,12 +21,14 @@ from ganger_broker.transports import open_transport
 
 from .admin import Admin
 from .clock import wall_clock
+from .compute.configs import Compute
+from .compute.pools import Pool, Pools
 from .events import Events
 from .flow_control import make_rate_limit
 from .functions import Task, Workflow
 from .step import F, StepOptions, check_parentheses, declare_step
 from .worker import Worker
-from .workflow import DEFAULT_SCHEDULE_TIMEOUT, Duration
+from .workflow import DEFAULT_SCHEDULE_TIMEOUT, Duration, declaration_of
 
 __all__ = ["Ganger"]
 
@@ -44,6 +52,7 @@ class Ganger:
         self.clock = wall_clock
         self._workflows: dict[str, object] = {}
         self._rate_limits: dict[str, RateLimit] = {}
+        self._pools = Pools()
         _close_at_exit(self)
 
     def workflow(
@@ -58,6 +67,7 @@ class Ganger:
         sticky_on_loss: StickyOnLoss | str = StickyOnLoss.WAIT,
         input_validator: type[Any] | None = None,
         concurrency: Concurrency | Sequence[Concurrency] | None = None,
+        compute: Compute | None = None,
     ) -> Workflow:
         """Make a class a workflow; its steps are its methods decorated with ``step``.
 
@@ -75,11 +85,13 @@ class Ganger:
           before anything runs, and ``context.workflow_input()`` is an object of it.
         - ``concurrency``: how many of its runs go on at once, of all or for each value of a key
           of the input.
+        - ``compute``: the machines its steps run on, where they don't say so themselves.
 
         Raises:
             InvalidWorkflow: something about it is wrong; the text names it.
         """
         check_parentheses(name, "workflow")
+        self._name_pool(compute)
         options = {
             "on_events": on_events,
             "on_crons": on_crons,
@@ -89,6 +101,8 @@ class Ganger:
             "sticky_on_loss": sticky_on_loss,
             "input_validator": input_validator,
             "concurrency": concurrency,
+            "compute": compute,
+            "pools": self._pools,
         }
         return Workflow(self, name, options)
 
@@ -126,6 +140,7 @@ class Ganger:
                 "sticky_on_loss": StickyOnLoss.WAIT,
                 "input_validator": input_validator,
                 "concurrency": concurrency,
+                "pools": self._pools,
             }
             task = Task(self, given, workflow)
             task.task(given, **options)(function)
@@ -156,11 +171,14 @@ class Ganger:
           from_input("model")}``. From its assignment on, preferences of other steps count them.
         - ``rate_limits``: units that each attempt takes of limits declared with ``rate_limit``,
           such as ``{"openai": 1}``.
+        - ``compute`` (its workflow's): the machine it runs on, ``Compute(…)``. Steps of equal ones
+          share a pool of workers, which ``ganger compute`` deploys, and run on no others.
 
         Raises:
             InvalidWorkflow: something about it is wrong; the text names it.
             InvalidLabel: a label is wrong; the text names it.
         """
+        self._name_pool(options.get("compute"))
         return declare_step(name, parents=parents, **options)
 
     def on_failure_step(
@@ -172,6 +190,7 @@ class Ganger:
         It is placed like any other step. However it ends, the run has failed; it does not run
         for a run that is cancelled. Options and errors are those of ``step``.
         """
+        self._name_pool(options.get("compute"))
         return declare_step(name, on_failure=True, **options)
 
     def rate_limit(self, key: str, limit: int, per: Duration = "minute") -> None:
@@ -199,17 +218,40 @@ class Ganger:
         labels: Mapping[str, LabelValue] | None = None,
         slots: int = 10,
         worker_id: str | None = None,
+        pool: str | Compute | None = None,
+        region: str | None = None,
     ) -> Worker:
         """A worker of this app; register workflows with it, then start it.
 
         ``slots``: how many steps it runs at once. ``worker_id``: by default the name and
-        eight random digits; two workers must never share one.
+        eight random digits; two workers must never share one. ``pool``: it is of this pool, by
+        its name or ``Compute``, in this ``region`` of it, and takes the pool's steps only.
 
         Raises:
-            InvalidInput: name, slots or id are wrong.
+            InvalidInput: name, slots, id, pool or region are wrong.
             InvalidLabel: a label is wrong; the text names it.
         """
-        return Worker(self, name, labels=labels, slots=slots, worker_id=worker_id)
+        return Worker(
+            self, name, labels=labels, slots=slots, worker_id=worker_id, pool=pool, region=region
+        )
+
+    @property
+    def pools(self) -> dict[str, Pool]:
+        """The pools that the steps of its workflows run on, by name."""
+        actions: dict[str, list[str]] = {}
+        for workflow in self._workflows.values():
+            definition = declaration_of(workflow).definition
+            for step in definition.every_step():
+                if step.pool is not None:
+                    actions.setdefault(step.pool, []).append(action_of(definition.name, step.name))
+        return {
+            name: Pool(name, self._pools[name], tuple(takes)) for name, takes in actions.items()
+        }
+
+    def _name_pool(self, compute: object) -> None:
+        """Pools are numbered in the order in which they are written."""
+        if isinstance(compute, Compute):
+            self._pools.name_of(compute)
 
     @property
     def workflows(self) -> dict[str, object]:

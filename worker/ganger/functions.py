@@ -75,6 +75,7 @@ class Workflow:
         return self._taking(name, on_failure=True, **options)
 
     def _taking(self, name: str | None, **options: Any) -> Callable[[F], F]:
+        self._app._name_pool(options.get("compute"))
         declare = declare_step(name, takes=("input", "context"), **options)
 
         def decorate(function: F) -> F:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ganger_broker.errors import GangerError, InvalidLabel
 from ganger_broker.labels import LabelValue, check_key, check_labels
+from ganger_broker.pool_labels import check_not_reserved
 
 __all__ = ["Announce", "LiveLabels"]
 
@@ -18,11 +19,18 @@ the broker has confirmed it (or never will)."""
 class LiveLabels:
     """Labels that any thread may read and change; each change has the next sequence.
 
-    A change is visible at once, and announced in the order in which it was made.
+    A change is visible at once, and announced in the order in which it was made. ``reserved``:
+    labels that say which machine this is; nobody changes them.
     """
 
-    def __init__(self, labels: Mapping[str, LabelValue] | None = None) -> None:
-        self._labels = check_labels({} if labels is None else labels)
+    def __init__(
+        self,
+        labels: Mapping[str, LabelValue] | None = None,
+        reserved: Mapping[str, LabelValue] | None = None,
+    ) -> None:
+        own = check_labels({} if labels is None else labels)
+        check_not_reserved(own)
+        self._labels = check_labels({**own, **(reserved or {})})
         self._seq = 0
         self._lock = threading.Lock()
         self._announce: Announce | None = None
@@ -49,6 +57,7 @@ class LiveLabels:
             InvalidLabel: a key or value is wrong, or they would be more than 64 in all.
         """
         upsert = check_labels(labels)
+        check_not_reserved(upsert)
         with self._lock:
             merged = check_labels({**self._labels, **upsert})
             self._change(merged, upsert, [], then)
@@ -62,6 +71,7 @@ class LiveLabels:
         if isinstance(keys, str):
             raise InvalidLabel(f"labels: {keys!r} must be a list of keys: [{keys!r}]")
         given = [check_key(key, "labels") for key in keys]
+        check_not_reserved(given)
         with self._lock:
             delete = [key for key in dict.fromkeys(given) if key in self._labels]
             if delete:

@@ -13,6 +13,8 @@ from ganger_broker.expressions import check_expression, check_sets_labels
 from ganger_broker.fields import MAX_RETRIES, MAX_SECONDS, NAME_PATTERN
 from ganger_broker.labels import LabelValue, conditions_to_desired, parse_desired
 
+from .compute.configs import Compute
+from .compute.pools import checked_compute
 from .flow_control import checked_units
 
 __all__ = [
@@ -57,6 +59,7 @@ class Step:
     desired: dict[str, Any]
     sets_labels: dict[str, LabelValue | FromInput]
     rate_limits: dict[str, int]
+    compute: Compute | None
 
 
 class StepOptions(TypedDict, total=False):
@@ -71,6 +74,7 @@ class StepOptions(TypedDict, total=False):
     desired_worker_labels: Mapping[str, Any] | None
     sets_labels: Mapping[str, LabelValue | FromInput] | None
     rate_limits: Mapping[str, int] | None
+    compute: Compute | None
 
 
 def declare_step(
@@ -113,6 +117,7 @@ def _step(
     desired_worker_labels: Mapping[str, Any] | None = None,
     sets_labels: Mapping[str, LabelValue | FromInput] | None = None,
     rate_limits: Mapping[str, int] | None = None,
+    compute: Compute | None = None,
 ) -> Step:
     """The options of a step, checked, with their defaults."""
     waits, factor = schedule_timeout, backoff_factor
@@ -129,6 +134,7 @@ def _step(
         written(desired_worker_labels, f"{place}: desired_worker_labels"),
         _sets_labels(sets_labels, f"{place}: sets_labels"),
         checked_units(rate_limits, f"{place}: rate_limits"),
+        checked_compute(compute, place),
     )
 
 
@@ -163,7 +169,7 @@ def from_input(expression: str) -> FromInput:
     return FromInput(check_expression(expression, "from_input"))
 
 
-def step_definition(step: Step, schedule_timeout: float) -> StepDefinition:
+def step_definition(step: Step, schedule_timeout: float, pool: str | None) -> StepDefinition:
     """The step as it is registered; its workflow\'s schedule time-out where it has none."""
     own = step.schedule_timeout
     return StepDefinition(
@@ -178,6 +184,7 @@ def step_definition(step: Step, schedule_timeout: float) -> StepDefinition:
         step.desired,
         step.sets_labels,
         step.rate_limits,
+        pool,
     )
 
 

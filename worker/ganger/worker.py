@@ -16,8 +16,11 @@ from ganger_broker.errors import InvalidInput, InvalidWorkflow
 from ganger_broker.fields import WORKER_ID_PATTERN
 from ganger_broker.labels import LabelValue
 from ganger_broker.logs import configure_logging
+from ganger_broker.pool_labels import pool_of_worker
 
 from .background import BackgroundLoop, loops_at_work
+from .compute.configs import Compute
+from .compute.pools import place_labels
 from .embedded import ensure_dispatcher
 from .flow_control import limits_of
 from .functions import Workflow
@@ -51,6 +54,8 @@ class Worker:
         labels: Mapping[str, LabelValue] | None = None,
         slots: int = 10,
         worker_id: str | None = None,
+        pool: str | Compute | None = None,
+        region: str | None = None,
     ) -> None:
         if not isinstance(name, str) or not name:
             raise InvalidInput(f"worker: name: {name!r} must be a text that is not empty")
@@ -67,7 +72,11 @@ class Worker:
             )
         self.slots = slots
         self._app = app
-        self._labels = LiveLabels(labels)
+        if pool is None and region is not None:
+            raise InvalidInput(f"worker {name!r}: region: {region!r} is of a pool; say which")
+        reserved = {} if pool is None else place_labels(app.pools, pool, region)
+        self._labels = LiveLabels(labels, reserved)
+        self._pool = pool_of_worker(reserved)
         self._workflows: list[WorkflowDefinition] = []
         self._steps: dict[str, BoundStep] = {}
         self._runtime: WorkerRuntime | None = None
@@ -152,6 +161,10 @@ class Worker:
         if not self._workflows:
             raise InvalidWorkflow(
                 f"worker {self.name!r} has no workflow; give it one with register_workflow(…)"
+            )
+        if not any(workflow.actions_on(self._pool) for workflow in self._workflows):
+            raise InvalidWorkflow(
+                f"worker {self.name!r}: none of its workflows has a step in pool {self._pool!r}"
             )
         if self._runtime is not None:
             raise InvalidInput(f"worker {self.id!r} is running already")

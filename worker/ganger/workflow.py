@@ -20,6 +20,8 @@ from ganger_broker.durations import Duration
 from ganger_broker.errors import InvalidWorkflow
 from ganger_broker.fields import MAX_STEPS, MAX_VERSION
 
+from .compute.configs import Compute
+from .compute.pools import Pools, checked_compute
 from .crons import checked_crons
 from .flow_control import checked_concurrency
 from .step import STEP_MARK, Step, check_name, check_parentheses, seconds_of, step_definition
@@ -78,8 +80,11 @@ def declare_workflow(
     input_validator: type[Any] | None = None,
     concurrency: Concurrency | Sequence[Concurrency] | None = None,
     on_crons: Sequence[str | Cron] = (),
+    compute: Compute | None = None,
+    pools: Pools,
 ) -> Callable[[C], C]:
-    """The decorator that makes a class a workflow; see ``Ganger.workflow``."""
+    """The decorator that makes a class a workflow; see ``Ganger.workflow``. ``pools`` names
+    those of its steps."""
     check_parentheses(name, "workflow")
 
     def decorate(cls: C) -> C:
@@ -94,18 +99,27 @@ def declare_workflow(
         steps = _steps_of(cls, place)
         own = [step for _, step in steps if not step.on_failure]
         _check_dag(own, place)
+        checked_compute(compute, place)
+
+        def defined(step: Step) -> StepDefinition:
+            machine = step.compute or compute
+            pool = None if machine is None else pools.name_of(machine)
+            return step_definition(step, default, pool)
+
+        failure = _failure_step([step for _, step in steps], place)
         definition = WorkflowDefinition(
             given,
-            [step_definition(step, default) for step in own],
+            [defined(step) for step in own],
             version,
             on_events=list(on_events),
             on_crons=checked_crons(on_crons, f"{place}: on_crons"),
-            on_failure=_on_failure([step for _, step in steps], default, place),
+            on_failure=None if failure is None else defined(failure),
             sticky=None if sticky is None else _choice(StickyStrategy, sticky, f"{place}: sticky"),
             sticky_on_loss=_choice(StickyOnLoss, sticky_on_loss, f"{place}: sticky_on_loss"),
             input_schema=_schema_of(input_validator, place),
             concurrency=checked_concurrency(concurrency, f"{place}: concurrency"),
         )
+        _check_sticky(definition, place)
         methods = {step.name: method for method, step in steps}
         setattr(cls, _WORKFLOW, Declaration(definition, methods, input_validator))
         return cls
@@ -221,9 +235,18 @@ def _check_dag(steps: Sequence[Step], place: str) -> None:
         raise InvalidWorkflow(f"{place}: the parents make a cycle: {cycle}") from exc
 
 
-def _on_failure(
-    steps: Sequence[Step], schedule_timeout: float, place: str
-) -> StepDefinition | None:
+def _check_sticky(definition: WorkflowDefinition, place: str) -> None:
+    """A run that stays on one worker cannot have steps in two pools."""
+    pools = dict.fromkeys(step.pool for step in definition.steps)
+    if definition.sticky is StickyStrategy.HARD and len(pools) > 1:
+        names = " and ".join(pool or "no pool" for pool in pools)
+        raise InvalidWorkflow(
+            f"{place}: sticky: with HARD all steps of a run stay on one worker, but these are in "
+            f"{names}; give them one compute, or say SOFT"
+        )
+
+
+def _failure_step(steps: Sequence[Step], place: str) -> Step | None:
     found = [step for step in steps if step.on_failure]
     if len(found) > 1:
         names = " and ".join(repr(step.name) for step in found)
@@ -231,4 +254,4 @@ def _on_failure(
     for step in found:
         if any(step.name == other.name for other in steps if other is not step):
             raise InvalidWorkflow(f"{place}: has two steps named {step.name!r}")
-    return step_definition(found[0], schedule_timeout) if found else None
+    return found[0] if found else None

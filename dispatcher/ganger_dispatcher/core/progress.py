@@ -3,6 +3,7 @@
 from msgspec.structs import replace
 
 from ganger_broker.messages import CancelAttempt, FailureReason, RunError, RunStatus
+from ganger_broker.pool_labels import desired_in_pool
 
 from .effects import Count, EndRun, Note, Reply, StoreStep, Tell
 from .groups import leave
@@ -28,8 +29,10 @@ def start_ready(state: State, run: Run) -> None:
 
 def waiting(run: Run, name: str) -> StepRun:
     """A step run that has not begun."""
-    own = run.definitions[name].desired_worker_labels
-    desired = {**own, **run.header.desired_worker_labels}
+    definition = run.definitions[name]
+    desired = {**definition.desired_worker_labels, **run.header.desired_worker_labels}
+    if definition.pool is not None:
+        desired = desired_in_pool(desired, definition.pool)
     return StepRun(StepStatus.WAITING, desired_worker_labels=desired)
 
 

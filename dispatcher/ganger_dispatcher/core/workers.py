@@ -18,6 +18,7 @@ from ganger_broker.messages import (
     WorkerLeft,
     WorkerRegistered,
 )
+from ganger_broker.pool_labels import pool_of_worker
 
 from .attempts import attempt_lost, attempt_returned, is_current, is_started
 from .effects import (
@@ -179,7 +180,8 @@ def _renewed(state: State, worker: Worker, event: WorkerRegistered) -> Worker:
 
 
 def _actions(event: WorkerRegistered) -> list[str]:
-    return sorted(action for flow in event.workflows for action in flow.actions())
+    pool = pool_of_worker(event.labels)
+    return sorted(action for flow in event.workflows for action in flow.actions_on(pool))
 
 
 def _register_workflows(state: State, event: WorkerRegistered) -> list[str]:

@@ -1,10 +1,11 @@
 """A workflow's definition, as the core works with it."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from ganger_broker.definitions import StepDefinition, WorkflowDefinition, action_of
 from ganger_broker.labels import Condition, Requirement, merge_desired, parse_desired
+from ganger_broker.pool_labels import in_pool
 
 from .digest import digest
 from .inputs import InputSchema
@@ -33,8 +34,7 @@ class Workflow:
             name: parse_desired(step.desired_worker_labels) for name, step in self.steps.items()
         }
         self.requirements = {
-            name: _requirement(definition.name, name, desired.values())
-            for name, desired in self.desired.items()
+            name: self._requirement(name, desired) for name, desired in self.desired.items()
         }
 
     def requirements_over(self, desired: dict[str, Any]) -> dict[str, Requirement]:
@@ -43,13 +43,14 @@ class Workflow:
             return self.requirements
         over = parse_desired(desired)
         return {
-            name: _requirement(
-                self.definition.name, name, merge_desired(self.desired[name], over).values()
-            )
+            name: self._requirement(name, merge_desired(self.desired[name], over))
             for name in self.steps
         }
 
-
-def _requirement(workflow: str, step: str, groups: Iterable[tuple[Condition, ...]]) -> Requirement:
-    conditions = [condition for group in groups for condition in group]
-    return Requirement.of(action_of(workflow, step), conditions)
+    def _requirement(self, name: str, desired: Mapping[str, tuple[Condition, ...]]) -> Requirement:
+        """Whatever a trigger desires, a step stays in its pool."""
+        pool = self.steps[name].pool
+        conditions = [condition for group in desired.values() for condition in group]
+        if pool is not None:
+            conditions.append(in_pool(pool))
+        return Requirement.of(action_of(self.definition.name, name), conditions)
