@@ -86,6 +86,20 @@ class Keys:
         return f"{self.prefix}:rates"
 
     @property
+    def pools(self) -> str:
+        """hash: pool → its load, and the replicas that it wants (JSON)."""
+        return f"{self.prefix}:pools"
+
+    @property
+    def deployments(self) -> str:
+        """hash: name of a deployment → what is deployed, and how (JSON)."""
+        return f"{self.prefix}:deployments"
+
+    def deployment(self, name: str) -> str:
+        """hash: who keeps a local deployment, and its replicas (JSON)."""
+        return f"{self.prefix}:deployment:{name}"
+
+    @property
     def leader(self) -> str:
         """hash: dispatcher id, epoch and lease end of the leader."""
         return f"{self.prefix}:leader"

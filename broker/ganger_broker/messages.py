@@ -215,9 +215,15 @@ class WorkerRegistered(WorkerEvent, tag="worker_registered"):
 
 
 class Heartbeat(WorkerEvent, tag="heartbeat"):
-    """The worker is alive and holds these attempts."""
+    """The worker is alive and holds these attempts.
+
+    ``memory_mb``: what it holds of its machine's, in MB of 2^20 bytes; ``cpus``: how many cores
+    it kept busy since the heartbeat before.
+    """
 
     attempts: list[AttemptId] = []
+    memory_mb: Annotated[float, Meta(ge=0)] | None = None
+    cpus: Annotated[float, Meta(ge=0)] | None = None
 
 
 class LabelsChanged(WorkerEvent, tag="labels_changed"):

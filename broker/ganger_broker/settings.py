@@ -1,6 +1,7 @@
 """Settings: flag, then environment (``GANGER_*``), then default. A bad one is named."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
@@ -82,6 +83,11 @@ class Settings(BaseSettings):
     retention: Duration = Field(86400.0, description="a finished run is kept for")
     batch: int = Field(500, ge=1, le=10_000, description="most messages in one commit")
     feed_length: int = Field(10_000, ge=0, description="entries the feed is capped at")
+    health_file: Path | None = Field(
+        None,
+        description="touched whenever the broker has confirmed a worker's heartbeat, or a "
+        "dispatcher's lease was looked at; old means unwell",
+    )
 
     @classmethod
     def load(cls, name_of: Callable[[str], str] = str, /, **given: Any) -> "Settings":

@@ -84,6 +84,8 @@ class Dispatcher:
         while not self._stopping.is_set():
             try:
                 epoch, wait = await self._store.lease(self.id, lease)
+                if self._settings.health_file is not None:
+                    self._settings.health_file.touch()
             except StoreError as exc:
                 self._log.warning("store_unreachable", error=str(exc))
                 epoch, wait = 0, 1000

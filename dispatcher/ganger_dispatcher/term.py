@@ -165,6 +165,8 @@ class Term:
                 epoch, _ = await self._store.lease(self._dispatcher_id, lease)
                 if epoch != self._epoch:
                     raise EpochSuperseded(f"epoch {self._epoch} is over")
+                if self._settings.health_file is not None and self._transport.connected:
+                    self._settings.health_file.touch()
                 if clock() - pruned > _PRUNE_EVERY:
                     pruned = clock()
                     await self._store.prune(self._clock() - round(self._settings.retention * 1000))

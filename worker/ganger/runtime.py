@@ -35,6 +35,7 @@ from .outbox import MAX_BODY_BYTES, Outbox
 from .publishing import publish_until_confirmed
 from .runner import BODY_MARGIN, StepRunner
 from .stream_sender import StreamSender
+from .usage import Usage
 from .version import __version__
 from .workflow import BoundStep
 
@@ -205,7 +206,7 @@ class WorkerRuntime:
             self._register()
 
     async def _beat(self) -> None:
-        clock = asyncio.get_running_loop().time
+        clock, usage = asyncio.get_running_loop().time, Usage()
         while True:
             due = clock() + self._settings.heartbeat_interval
             await asyncio.sleep(self._settings.heartbeat_interval)
@@ -217,7 +218,12 @@ class WorkerRuntime:
                     attempts=self._runner.held,
                 )
             # waits for the confirm: while the broker is away they must not pile up
-            await self._outbox.say(Heartbeat(self._id, self.incarnation, self._runner.held))
+            beat = Heartbeat(
+                self._id, self.incarnation, self._runner.held, usage.memory_mb(), usage.cpus()
+            )
+            await self._outbox.say(beat)
+            if self._settings.health_file is not None:
+                self._settings.health_file.touch()
 
     # ── working ───────────────────────────────────────────────────────────────────────
 

@@ -171,10 +171,12 @@ class StoreLabels(msgspec.Struct, frozen=True):
 
 
 class Beat(msgspec.Struct, frozen=True):
-    """The worker was heard of at this time, ms."""
+    """The worker was heard of at this time, ms, and said what it uses of its machine."""
 
     worker: str
     at: int
+    memory_mb: float | None = None
+    cpus: float | None = None
 
 
 class DropWorker(msgspec.Struct, frozen=True):

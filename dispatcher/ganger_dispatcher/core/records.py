@@ -175,6 +175,8 @@ class Worker(msgspec.Struct):
     ``workflows``: name → (version, digest of the definition) of those it has registered;
     ``coming``: attempt → the labels that its step sets.
 
+    ``memory_mb`` and ``cpus``: what it uses of its machine, as it last said.
+
     ``past``: incarnations that this one replaced; they never come back, whatever is
     delivered again.
     """
@@ -198,6 +200,8 @@ class Worker(msgspec.Struct):
     waits: dict[AttemptId, int] = {}
     coming: dict[AttemptId, dict[str, LabelValue]] = {}
     attempts: dict[AttemptId, int] = {}
+    memory_mb: float | None = None
+    cpus: float | None = None
 
     @property
     def used(self) -> int:

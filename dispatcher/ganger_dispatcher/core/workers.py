@@ -74,7 +74,11 @@ def heard(state: State, event: Event) -> Worker | None:
     if worker.incarnation != event.incarnation:
         return None  # the process before this one; it is gone
     worker.heartbeat_at = state.now
-    state.emit(Beat(worker.id, state.now))
+    if isinstance(event, Heartbeat):
+        worker.memory_mb, worker.cpus = event.memory_mb, event.cpus
+        state.emit(Beat(worker.id, state.now, event.memory_mb, event.cpus))
+    else:
+        state.emit(Beat(worker.id, state.now))
     if worker.state is WorkerState.UNREACHABLE:
         state.emit(Tell(worker.id, RegisterAgain()))  # it may have a queue again
     return worker

@@ -27,7 +27,7 @@ from ganger_dispatcher.core.records import (
 
 from .writes import Writes
 
-__all__ = ["RedisStore", "open_redis"]
+__all__ = ["RedisStore", "asked", "open_redis"]
 
 Message = Reply | Bury
 
@@ -86,14 +86,14 @@ class RedisStore:
 
     async def lease(self, dispatcher: str, lease_ms: int) -> tuple[int, int]:
         """Take or renew the lease: (epoch, 0), or (0, ms until the holder's lease ends)."""
-        epoch, wait = await _asked(
+        epoch, wait = await asked(
             self._lease(keys=[self._keys.leader], args=[dispatcher, lease_ms])
         )
         return int(epoch), int(wait)
 
     async def resign(self, dispatcher: str) -> None:
         """End the lease early, so that a standby need not wait for it."""
-        await _asked(self._resign(keys=[self._keys.leader], args=[dispatcher]))
+        await asked(self._resign(keys=[self._keys.leader], args=[dispatcher]))
 
     async def commit(
         self,
@@ -117,12 +117,12 @@ class RedisStore:
         if not commands:
             return
         words = (epoch, msgspec.json.encode(commands))
-        if not await _asked(self._commit(keys=[self._keys.leader], args=words)):
+        if not await asked(self._commit(keys=[self._keys.leader], args=words)):
             raise EpochSuperseded(f"epoch {epoch} is over: another dispatcher leads")
 
     async def prune(self, ended_before: int) -> int:
         """Delete some of the runs that ended before this time, ms; how many."""
-        gone = await _asked(
+        gone = await asked(
             self._prune(
                 keys=[self._keys.finished, self._keys.runs],
                 args=[ended_before, _PRUNE_AT_ONCE, self._keys.run(""), self._keys.log("")],
@@ -134,8 +134,8 @@ class RedisStore:
 
     async def ended(self, run_ids: Sequence[str]) -> dict[str, RunResult]:
         """The results of those of these runs that have ended."""
-        asked = msgspec.json.encode(run_ids)
-        found = await _asked(self._ended(args=[self._keys.run(""), asked]))
+        ids = msgspec.json.encode(run_ids)
+        found = await asked(self._ended(args=[self._keys.run(""), ids]))
         results = {}
         for number, workflow, status, output, error in found:
             run_id = run_ids[number - 1]
@@ -161,8 +161,8 @@ class RedisStore:
                     by_digest[field.partition(":")[2]] = definition
             latest.append(msgspec.json.decode(fields["definition"], type=WorkflowDefinition))
         runs = await self._hashes(keys.run, await self._members(keys.active))
-        held = await _asked(self._redis.hvals(keys.held))
-        rates = await _asked(self._redis.hvals(keys.rates))
+        held = await asked(self._redis.hvals(keys.held))
+        rates = await asked(self._redis.hvals(keys.rates))
         return Snapshot(
             workflows=latest,
             definitions=by_digest,
@@ -175,7 +175,7 @@ class RedisStore:
 
     async def outbox(self) -> dict[str, Message]:
         """Messages that were stored and not confirmed by the broker."""
-        found = await _asked(self._redis.hgetall(self._keys.outbox))
+        found = await asked(self._redis.hgetall(self._keys.outbox))
         return {
             name.decode(): msgspec.json.decode(text, type=Message) for name, text in found.items()
         }
@@ -183,13 +183,13 @@ class RedisStore:
     async def workers(self) -> list[Worker]:
         """All live workers, with labels and attempts."""
         keys = self._keys
-        names = [name.decode() for name in await _asked(self._redis.zrange(keys.workers, 0, -1))]
+        names = [name.decode() for name in await asked(self._redis.zrange(keys.workers, 0, -1))]
         states = await self._hashes(keys.worker, names)
         labels = await self._hashes(keys.labels, names)
         pipe = self._redis.pipeline(transaction=False)
         for name in names:
             pipe.smembers(keys.attempts(name))
-        attempts = await _asked(pipe.execute())
+        attempts = await asked(pipe.execute())
         return [
             read_worker(name, states[name], labels.get(name, {}), held)
             for name, held in zip(names, attempts, strict=True)
@@ -198,7 +198,7 @@ class RedisStore:
 
     async def schedules(self) -> list[Schedule]:
         """All schedules, the next to come first."""
-        found = await _asked(self._redis.hvals(self._keys.schedules))
+        found = await asked(self._redis.hvals(self._keys.schedules))
         schedules = [msgspec.json.decode(text, type=Schedule) for text in found]
         return sorted(schedules, key=lambda schedule: (schedule.next_at, schedule.schedule_id))
 
@@ -209,25 +209,25 @@ class RedisStore:
 
     async def log(self, run_id: str) -> list[KeptLine]:
         """The newest lines that a run's steps have logged, in the order in which they came."""
-        found = await _asked(self._redis.lrange(self._keys.log(run_id), 0, -1))
+        found = await asked(self._redis.lrange(self._keys.log(run_id), 0, -1))
         return [msgspec.json.decode(line, type=KeptLine) for line in found]
 
     async def newest_runs(self, most: int) -> list[tuple[str, RunHeader, dict[str, StepRun]]]:
         """The newest runs, newest first."""
-        names = await _asked(self._redis.zrange(self._keys.runs, 0, most - 1, desc=True))
+        names = await asked(self._redis.zrange(self._keys.runs, 0, most - 1, desc=True))
         found = await self._hashes(self._keys.run, [name.decode() for name in names])
         return [(run_id, *read_run(fields)) for run_id, fields in found.items()]
 
     async def feed(self, after: str = "0", most: int = 1000) -> list[tuple[str, dict[str, str]]]:
         """Entries of the feed after this id, oldest first."""
-        entries = await _asked(self._redis.xrange(self._keys.feed, f"({after}", "+", most))
+        entries = await asked(self._redis.xrange(self._keys.feed, f"({after}", "+", most))
         return [
             (name.decode(), {field.decode(): value.decode() for field, value in fields.items()})
             for name, fields in entries
         ]
 
     async def _members(self, key: str) -> list[str]:
-        return sorted(member.decode() for member in await _asked(self._redis.smembers(key)))
+        return sorted(member.decode() for member in await asked(self._redis.smembers(key)))
 
     async def _hashes(self, key_of: Any, names: Sequence[str]) -> dict[str, dict[str, bytes]]:
         found: dict[str, dict[str, bytes]] = {}
@@ -236,13 +236,18 @@ class RedisStore:
             pipe = self._redis.pipeline(transaction=False)
             for name in chunk:
                 pipe.hgetall(key_of(name))
-            for name, fields in zip(chunk, await _asked(pipe.execute()), strict=True):
+            for name, fields in zip(chunk, await asked(pipe.execute()), strict=True):
                 if fields:
                     found[name] = {field.decode(): value for field, value in fields.items()}
         return found
 
 
-async def _asked(answer: Awaitable[Any] | Any) -> Any:
+async def asked(answer: Awaitable[Any] | Any) -> Any:
+    """What Redis answers.
+
+    Raises:
+        StoreError: it cannot be reached, or refuses.
+    """
     try:
         return await answer
     except ResponseError as exc:

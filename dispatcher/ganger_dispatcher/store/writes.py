@@ -38,7 +38,7 @@ def worker_fields(worker: Worker) -> dict[str, Any]:
     fields: dict[str, Any] = {
         field: value if isinstance(value, str) else to_json(value)
         for field, value in msgspec.structs.asdict(worker).items()
-        if field not in _NOT_IN_HASH
+        if field not in _NOT_IN_HASH and value is not None
     }
     fields["used"] = worker.used
     return fields
@@ -193,7 +193,12 @@ class Writes:
 
     def _beat(self, effect: do.Beat) -> None:
         self.score(self._keys.workers, effect.worker, effect.at)
-        self.set(self._keys.worker(effect.worker), {"heartbeat_at": effect.at})
+        fields: dict[str, Any] = {"heartbeat_at": effect.at}
+        if effect.memory_mb is not None:
+            fields["memory_mb"] = effect.memory_mb
+        if effect.cpus is not None:
+            fields["cpus"] = effect.cpus
+        self.set(self._keys.worker(effect.worker), fields)
 
     def _drop_worker(self, effect: do.DropWorker) -> None:
         keys = self._keys

@@ -110,8 +110,11 @@ class Stored:
                 for key in delete:
                     fields["labels"].pop(key, None)
                 fields["labels"].update(upsert)
-            case do.Beat(worker_id, at):
-                self.workers[worker_id]["heartbeat_at"] = at
+            case do.Beat(worker_id, at, memory_mb, cpus):
+                fields = self.workers[worker_id]
+                fields["heartbeat_at"] = at
+                if memory_mb is not None or cpus is not None:
+                    fields |= {"memory_mb": memory_mb, "cpus": cpus}
             case do.TakeAttempt(worker_id, attempt):
                 self.attempts[worker_id].add(attempt)
             case do.ReleaseAttempt(worker_id, attempt):

@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -60,8 +60,28 @@ SlotCount = Annotated[
     int | None,
     typer.Option(metavar="N", help=f"Steps it runs at once. Default: {DEFAULT_SLOTS}."),
 ]
-
-
+PoolName = Annotated[
+    str | None,
+    typer.Option(
+        "--pool",
+        metavar="POOL",
+        help="It is a machine of this pool, and takes the steps whose compute is that one; "
+        "`ganger compute plan` shows the pools.",
+    ),
+]
+RegionCode = Annotated[
+    str | None,
+    typer.Option("--region", metavar="CODE", help="With --pool: where it is, such as fra."),
+]
+WorkerId = Annotated[
+    str | None,
+    typer.Option(
+        "--id",
+        metavar="ID",
+        help="The worker's id; two live workers must never share one. Default: its name and "
+        "eight random digits.",
+    ),
+]
 UnusedRedisUrl = Annotated[
     str | None,
     typer.Option("--redis-url", hidden=True, help="Taken, so that all verbs take the same flags."),
@@ -73,6 +93,9 @@ def worker(
     name: Name = None,
     label: LabelFlags = None,
     slots: SlotCount = None,
+    pool: PoolName = None,
+    region: RegionCode = None,
+    worker_id: WorkerId = None,
     grace: Annotated[
         str | None,
         typer.Option(
@@ -93,7 +116,8 @@ def worker(
     flags = {"broker_url": broker_url, "redis_url": redis_url, "prefix": prefix}
     Settings.load(flag_name, **flags)
     seconds = None if grace is None else parse_duration(grace, "--grace")
-    made = _loaded(target, flags, name, label or [], slots)
+    place = {"pool": pool, "region": region, "worker_id": worker_id}
+    made = _loaded(target, flags, name, label or [], slots, place)
     configure_logging(made.app.settings)
     made.start(grace=seconds)
 
@@ -183,13 +207,14 @@ def _loaded(
     name: str | None,
     label: Sequence[str],
     slots: int | None,
+    place: Mapping[str, str | None] | None = None,
 ) -> Worker:
     """The worker of an app, or the one that is named, with the settings of the flags."""
     found = load(target)
     app = found.app if isinstance(found, Worker) else found
     app.override(**flags)
     _check_redis(app.settings, flags["redis_url"])
-    return _worker_of(found, target, name, label, slots)
+    return _worker_of(found, target, name, label, slots, place or {})
 
 
 def _check_redis(settings: Settings, redis_url: str | None) -> None:
@@ -201,11 +226,18 @@ def _check_redis(settings: Settings, redis_url: str | None) -> None:
 
 
 def _worker_of(
-    found: Ganger | Worker, target: str, name: str | None, label: Sequence[str], slots: int | None
+    found: Ganger | Worker,
+    target: str,
+    name: str | None,
+    label: Sequence[str],
+    slots: int | None,
+    place: Mapping[str, str | None],
 ) -> Worker:
     labels = read_labels(label)
     if isinstance(found, Worker):
-        for flag, given in (("--name", name), ("--slots", slots)):
+        own = {"--name": name, "--slots": slots, "--id": place.get("worker_id")}
+        own |= {"--pool": place.get("pool"), "--region": place.get("region")}
+        for flag, given in own.items():
             if given is not None:
                 raise InvalidInput(f"{flag}: {target} is a Worker, with its own; name its app")
         found.upsert_labels(labels)
@@ -213,8 +245,10 @@ def _worker_of(
     if not found.workflows:
         raise InvalidWorkflow(f"{target}: has no workflows; declare one with @app.workflow()")
     if name is None:
-        name = target.partition(":")[0].rpartition(".")[2]
-    made = found.worker(name, labels=labels, slots=DEFAULT_SLOTS if slots is None else slots)
+        name = place.get("pool") or target.partition(":")[0].rpartition(".")[2]
+    made = found.worker(
+        name, labels=labels, slots=DEFAULT_SLOTS if slots is None else slots, **place
+    )
     for workflow in found.workflows.values():
         made.register_workflow(workflow)
     return made

@@ -1,0 +1,110 @@
+"""Deployments in Redis: what was deployed, its replicas, and what pools have to do."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from redis.asyncio import Redis
+
+from ganger_broker.codec import to_json
+from ganger_broker.deployments import Deployment, PoolLoad, ReplicaRecord, SupervisorRecord
+from ganger_broker.pool_labels import POOL, REGION
+from ganger_broker.settings import Settings
+
+from .redis_store import RedisStore, asked, open_redis
+
+__all__ = ["DeploymentStore"]
+
+T = TypeVar("T")
+
+_SUPERVISOR = "supervisor"
+
+
+class _Use(NamedTuple):
+    worker: str
+    pool: str
+    region: str
+    incarnation: str
+    memory_mb: float | None
+    cpus: float | None
+
+
+class DeploymentStore:
+    """See ``ganger.compute.store.DeploymentStore``, which this is for Redis."""
+
+    def __init__(self, settings: Settings, redis: Redis | None = None) -> None:
+        self._redis = open_redis(settings.redis_url) if redis is None else redis
+        self._keys = settings.keys()
+        self._store = RedisStore(self._redis, self._keys)
+
+    async def deployments(self) -> dict[str, Deployment]:
+        return await self._values(self._keys.deployments, Deployment)
+
+    async def deployment(self, name: str) -> Deployment | None:
+        return await self._value(self._keys.deployments, name, Deployment)
+
+    async def save(self, deployment: Deployment) -> None:
+        await self._set(self._keys.deployments, {deployment.name: deployment})
+
+    async def forget(self, name: str) -> None:
+        pipe = self._redis.pipeline()
+        pipe.hdel(self._keys.deployments, name)
+        pipe.delete(self._keys.deployment(name))
+        await asked(pipe.execute())
+
+    async def supervisor(self, name: str) -> SupervisorRecord | None:
+        return await self._value(self._keys.deployment(name), _SUPERVISOR, SupervisorRecord)
+
+    async def save_supervisor(self, name: str, supervisor: SupervisorRecord) -> None:
+        await self._set(self._keys.deployment(name), {_SUPERVISOR: supervisor})
+
+    async def replicas(self, name: str) -> dict[str, ReplicaRecord]:
+        return await self._values(self._keys.deployment(name), ReplicaRecord)
+
+    async def save_replicas(self, name: str, changed: Mapping[str, ReplicaRecord | None]) -> None:
+        key = self._keys.deployment(name)
+        pipe = self._redis.pipeline()
+        for worker, record in changed.items():
+            if record is None:
+                pipe.hdel(key, worker)
+            else:
+                pipe.hset(key, worker, to_json(record))
+        await asked(pipe.execute())
+
+    async def loads(self) -> dict[str, PoolLoad]:
+        return await self._values(self._keys.pools, PoolLoad)
+
+    async def uses(self) -> list[_Use]:
+        return [
+            _Use(
+                worker.id,
+                str(worker.labels[POOL]),
+                str(worker.labels.get(REGION, "")),
+                worker.incarnation,
+                worker.memory_mb,
+                worker.cpus,
+            )
+            for worker in await self._store.workers()
+            if POOL in worker.labels
+        ]
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    # ── hashes of JSON ────────────────────────────────────────────────────────────────
+
+    async def _set(self, key: str, fields: Mapping[str, Any]) -> None:
+        words = [word for field, value in fields.items() for word in (field, to_json(value))]
+        await asked(self._redis.hset(key, items=words))
+
+    async def _value(self, key: str, field: str, kind: type[T]) -> T | None:
+        found = await asked(self._redis.hget(key, field))
+        return None if found is None else msgspec.json.decode(found, type=kind)
+
+    async def _values(self, key: str, kind: type[T]) -> dict[str, T]:
+        found = await asked(self._redis.hgetall(key))
+        return {
+            field.decode(): msgspec.json.decode(value, type=kind)
+            for field, value in found.items()
+            if field.decode() != _SUPERVISOR
+        }

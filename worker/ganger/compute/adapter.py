@@ -1,0 +1,73 @@
+"""The port to what runs replicas: this machine, Kubernetes, Compose, Fly, or one of your own."""
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import ClassVar, Protocol
+
+from ganger_broker.deployments import Deployment
+from ganger_broker.errors import GangerError, InvalidInput, MissingExtra
+from ganger_broker.settings import Settings
+
+from .planning import Plan, Replica
+
+__all__ = ["GROUP", "DeployAdapter", "DeployFailed", "adapters", "make_adapter"]
+
+GROUP = "ganger.deploy_adapters"
+"""Of entry points: the name is what ``--on`` says, the value a class as below."""
+
+
+class DeployFailed(GangerError):
+    """What runs the replicas did not do what was asked; the text says what it answered."""
+
+
+class DeployAdapter(Protocol):
+    """A way to run replicas: each is ``ganger worker TARGET --pool POOL --region REGION``.
+
+    Made with the settings of the command and the options that were given with ``--set``;
+    raises ``InvalidInput`` where one of them is wrong or missing. All methods may raise
+    ``DeployFailed``.
+    """
+
+    options: ClassVar[Mapping[str, str]]
+    """What ``--set`` may name, and what each is, for people."""
+
+    def __init__(self, settings: Settings, options: Mapping[str, str]) -> None: ...
+
+    def render(self, deployment: Deployment, plan: Plan) -> dict[str, str]:
+        """What ``apply`` would write or send, as texts by name; nothing is changed."""
+
+    def running(self, deployment: Deployment, plan: Plan) -> list[Replica] | None:
+        """The replicas that there are; None where it cannot tell."""
+
+    def apply(self, deployment: Deployment, plan: Plan) -> Iterator[str]:
+        """Make it so, and yield lines that say what is being done."""
+
+    def remove(self, deployment: Deployment) -> Iterator[str]:
+        """Drain and end all of the deployment, and yield lines that say what is being done."""
+
+
+def adapters() -> dict[str, EntryPoint]:
+    """The adapters that are installed, by name."""
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def make_adapter(name: str, settings: Settings, options: Mapping[str, str]) -> DeployAdapter:
+    """The adapter of this name.
+
+    Raises:
+        InvalidInput: there is none, or one of the options is wrong.
+        MissingExtra: something it needs is not installed.
+    """
+    known = adapters()
+    if name not in known:
+        raise InvalidInput(f"--on: there is no {name!r}; there are {', '.join(sorted(known))}")
+    try:
+        kind: Callable[[Settings, Mapping[str, str]], DeployAdapter] = known[name].load()
+    except ImportError as exc:
+        raise MissingExtra(f"--on {name} needs: pip install 'ganger[compute]' ({exc})") from exc
+    takes: Mapping[str, str] = getattr(kind, "options", {})
+    for option in options:
+        if option not in takes:
+            said = "; ".join(f"{key}: {what}" for key, what in takes.items()) or "none"
+            raise InvalidInput(f"--set: {name} takes no {option!r}, but {said}")
+    return kind(settings, options)
