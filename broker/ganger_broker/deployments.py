@@ -11,6 +11,7 @@ __all__ = [
     "Autoscale",
     "Deployment",
     "PoolLoad",
+    "PoolRecord",
     "ReplicaRecord",
     "ReplicaState",
     "SupervisorRecord",
@@ -26,12 +27,24 @@ class Autoscale(msgspec.Struct, frozen=True):
     most: Annotated[int, Meta(ge=1)]
 
 
+class PoolRecord(msgspec.Struct, frozen=True):
+    """A pool of a deployment: its ``Compute``, and the actions that its workers take."""
+
+    cpu_kind: str
+    cpus: int
+    memory_mb: int
+    num_replicas: int
+    regions: list[str]
+    actions: list[str]
+
+
 class Deployment(msgspec.Struct, frozen=True, omit_defaults=True):
     """An app whose pools were deployed: a value of the hash ``<prefix>:deployments``.
 
     ``target`` is its MODULE:APP in ``folder``, ``on`` the adapter. ``seed`` is what each
     replica's region is drawn from. ``scale``: pools that have another number of replicas than
     their ``Compute`` says. ``options`` are the adapter's. ``leaving``: it is being taken down.
+    ``unpooled``: actions of steps without compute, which workers of no pool take.
     """
 
     name: Annotated[str, Meta(pattern=DEPLOYMENT_PATTERN)]
@@ -40,6 +53,8 @@ class Deployment(msgspec.Struct, frozen=True, omit_defaults=True):
     seed: str
     slots: int
     created_at: int
+    pools: dict[str, PoolRecord] = {}
+    unpooled: list[str] = []
     folder: str = ""
     scale: dict[str, int] = {}
     autoscale: Autoscale | None = None

@@ -54,6 +54,7 @@ __all__ = [
     "ToWorker",
     "Trigger",
     "WorkerDraining",
+    "WorkerKilled",
     "WorkerLeft",
     "WorkerRegistered",
 ]
@@ -87,6 +88,7 @@ class FailureReason(StrEnum):
     UNKNOWN_WORKFLOW = "UNKNOWN_WORKFLOW"
     INVALID_TRIGGER = "INVALID_TRIGGER"
     INVALID_INPUT = "INVALID_INPUT"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
 
 
 # ── what programs send ────────────────────────────────────────────────────────────────
@@ -242,6 +244,13 @@ class WorkerLeft(WorkerEvent, tag="worker_left"):
     """The worker ends. What it still holds is to be given to others."""
 
 
+class WorkerKilled(WorkerEvent, tag="worker_killed"):
+    """The worker's process was stopped, says who supervises it, for this reason."""
+
+    reason: FailureReason
+    message: str
+
+
 class StepStarted(WorkerEvent, tag="step_started"):
     """The worker picked the attempt up."""
 
@@ -310,6 +319,7 @@ Event = (
     | LabelsChanged
     | WorkerDraining
     | WorkerLeft
+    | WorkerKilled
     | StepStarted
     | StepFinished
     | StepReleased

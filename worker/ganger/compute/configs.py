@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from .regions import check_region
 
-__all__ = ["Compute", "CpuKind"]
+__all__ = ["Compute", "CpuKind", "memory_range"]
 
 MAX_CPUS = 64
 MAX_REPLICAS = 1_000
@@ -22,6 +22,12 @@ class CpuKind(StrEnum):
 
 _MEMORY_PER_CPU = {CpuKind.SHARED: (256, 2_048), CpuKind.PERFORMANCE: (2_048, 8_192)}
 """MB: least and most for each cpu."""
+
+
+def memory_range(kind: CpuKind, cpus: int) -> tuple[int, int]:
+    """The least and the most MB that so many cpus of this kind can have."""
+    least, most = _MEMORY_PER_CPU[kind]
+    return least * cpus, most * cpus
 
 
 class Compute(BaseModel):
@@ -50,7 +56,7 @@ class Compute(BaseModel):
     def _fits_the_cpus(cls, memory: int, info: ValidationInfo) -> int:
         kind, cpus = info.data.get("cpu_kind"), info.data.get("cpus")
         if kind is not None and cpus is not None:
-            least, most = (cpus * each for each in _MEMORY_PER_CPU[kind])
+            least, most = memory_range(kind, cpus)
             if not least <= memory <= most:
                 raise ValueError(
                     f"{memory:,} must be from {least:,} to {most:,} MB for {cpus} {kind} "

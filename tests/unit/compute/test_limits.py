@@ -1,0 +1,109 @@
+"""What bounds a replica's process: a cgroup where it is ours to make, else a resource limit."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ganger.compute.local.limits import Cgroup, DataLimit, find_cgroup_root, limit_for
+
+SIZES = {"cpu_kind": "shared", "cpus": 2, "memory_mb": 512}
+
+
+class Kernel:
+    """``/proc/self`` and a cgroup v2 file system, as far as they are read."""
+
+    def __init__(self, root: Path, own: str, *, kind: str = "cgroup2") -> None:
+        self.mounted = root / "cgroup"
+        self.proc = root / "self"
+        self.proc.mkdir(parents=True)
+        line = f"30 20 0:26 / {self.mounted} rw,nosuid shared:4 - {kind} cgroup2 rw\n"
+        (self.proc / "mountinfo").write_text("22 1 8:1 / / rw - ext4 /dev/sda rw\n" + line)
+        (self.proc / "cgroup").write_text(f"4:memory:/elsewhere\n0::{own}\n")
+        group = self.mounted
+        group.mkdir()
+        for name in own.strip("/").split("/"):
+            group = group / name if name else group
+            group.mkdir(exist_ok=True)
+
+    def control(self, group: str, controllers: str) -> Path:
+        made = self.mounted / group
+        (made / "cgroup.subtree_control").write_text(controllers)
+        return made
+
+    def found(self) -> Path | None:
+        return find_cgroup_root(self.proc / "mountinfo")
+
+
+def test_groups_are_made_where_memory_is_handed_on(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path, "/user/session")
+    beside = kernel.control("user", "cpu memory pids")
+    assert kernel.found() == beside
+    own = kernel.control("user/session", "memory")
+    assert kernel.found() == own
+
+
+def test_memory_that_is_not_handed_on_is_asked_for(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path, "/user/session")
+    beside = kernel.control("user", "")
+    # this is a plain file, which shows what was written to it
+    assert kernel.found() is None
+    assert (beside / "cgroup.subtree_control").read_text() == "+memory +cpu"
+
+
+@pytest.mark.parametrize("kind", ["cgroup", "tmpfs"])
+def test_without_cgroup_2_there_is_no_place(tmp_path: Path, kind: str) -> None:
+    kernel = Kernel(tmp_path, "/user", kind=kind)
+    kernel.control("user", "memory")
+    assert kernel.found() is None
+    assert find_cgroup_root(tmp_path / "none" / "mountinfo") is None
+    assert limit_for(None, "d", "w") == DataLimit()
+
+
+def test_a_group_bounds_memory_and_gives_a_share_of_the_processors(tmp_path: Path) -> None:
+    group = limit_for(tmp_path, "d", "w")
+    assert isinstance(group, Cgroup)
+    group.apply(1234, cpu_kind="performance", cpus=2, memory_mb=512)
+    written = {file.name: file.read_text() for file in (tmp_path / "ganger-d" / "w").iterdir()}
+    assert written == {
+        "memory.max": str(512 * 2**20),
+        "memory.swap.max": "0",
+        "memory.oom.group": "1",
+        "cpu.max": "200000 100000",
+        "cpu.weight": "200",
+        "cgroup.procs": "1234",
+    }
+
+
+def test_a_group_says_how_often_the_kernel_stopped_something(tmp_path: Path) -> None:
+    group = Cgroup(tmp_path)
+    assert group.stopped() == 0
+    (tmp_path / "memory.events").write_text("low 0\nmax 12\noom 1\noom_kill 2\n")
+    assert group.stopped() == 2
+
+
+def test_a_group_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="Not a directory"):
+        Cgroup(tmp_path / "file" / "w").apply(1, **SIZES)  # type: ignore[arg-type]
+
+
+HOG = """
+import sys
+sys.stdin.readline()  # bounded from here on
+try:
+    hog = bytearray(600 * 2**20)
+except MemoryError:
+    print("MemoryError")
+print(len(bytearray(100 * 2**20)))
+"""
+
+
+def test_a_process_that_wants_more_gets_a_memory_error_and_goes_on() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOG], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        DataLimit().apply(process.pid, **SIZES)  # type: ignore[arg-type]
+        said, _ = process.communicate("go\n", timeout=30)
+    assert said.split() == ["MemoryError", str(100 * 2**20)]
