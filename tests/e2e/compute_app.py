@@ -1,0 +1,40 @@
+"""Two pools in several regions, for the tests of ``ganger compute``."""
+
+import time
+from typing import Any
+
+from ganger import Compute, Context, Ganger
+
+app = Ganger()
+
+SMALL = Compute(
+    cpu_kind="shared", cpus=1, memory_mb=256, num_replicas=6, regions=["fra", "iad", "sin"]
+)
+LARGE = Compute(
+    cpu_kind="performance", cpus=1, memory_mb=2048, num_replicas=1, regions=["ams", "fra"]
+)
+
+
+@app.workflow(compute=SMALL)
+class Report:
+    @app.step()
+    async def collect(self, context: Context) -> dict[str, Any]:
+        return {"worker": context.worker.id(), **context.worker.get_labels()}
+
+    @app.step(parents=["collect"], compute=LARGE)
+    async def crunch(self, context: Context) -> dict[str, Any]:
+        return {"worker": context.worker.id(), **context.worker.get_labels()}
+
+
+@app.task(compute=SMALL)
+def hog(input: dict[str, Any], context: Context) -> int:
+    """Holds more memory than its machine has."""
+    return len(bytearray(int(input["mb"]) * 2**20))
+
+
+@app.task(compute=SMALL)
+def nap(input: dict[str, Any], context: Context) -> str:
+    """Takes a while, and says when it has begun."""
+    context.worker.upsert_labels({"busy": context.workflow_run_id()})
+    time.sleep(float(input["seconds"]))
+    return context.worker.id()

@@ -1,0 +1,171 @@
+"""``ganger compute`` on this machine: real processes, as a user deploys them."""
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from .fleet import Fleet, until_busy
+from .processes import ganger, ganger_json
+from .publisher import publisher
+
+APP = "tests.e2e.compute_app:app"
+SMALL, LARGE = "shared-1cpu-256mb-fra-iad-sin", "performance-1cpu-2048mb-ams-fra"
+
+
+class Deployment:
+    """The deployment of one test."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.environment = fleet.environment
+
+    async def run(self, *words: str) -> str:
+        status, text = await ganger("compute", *words, **self.environment)
+        assert status == 0, text
+        return text
+
+    async def shown(self) -> dict[str, Any]:
+        [found] = await ganger_json("compute", "ps", **self.environment)
+        return found  # type: ignore[no-any-return]
+
+    async def replicas(self, pool: str) -> dict[int, dict[str, Any]]:
+        return {r["number"]: r for r in (await self.shown())["replicas"] if r["pool"] == pool}
+
+    async def until_running(self, pool: str, numbers: set[int]) -> dict[int, dict[str, Any]]:
+        async with asyncio.timeout(60):
+            while True:
+                found = await self.replicas(pool)
+                running = {n for n, r in found.items() if r["state"] == "running"}
+                if running == numbers == found.keys():
+                    return found
+
+
+@pytest.fixture
+async def deployed(fleet: Fleet, tmp_path: Path) -> AsyncIterator[Deployment]:
+    """A dispatcher, and a deployment that is killed at the end where it is not down."""
+    fleet.environment |= {
+        "XDG_STATE_HOME": str(tmp_path),
+        "GANGER_WORKER_TIMEOUT": "3s",
+        "GANGER_HEARTBEAT_INTERVAL": "500ms",
+    }
+    await fleet.dispatcher()
+    deployment = Deployment(fleet)
+    try:
+        yield deployment
+    finally:
+        for shown in await ganger_json("compute", "ps", **fleet.environment):
+            for record in [shown["supervisor"], *shown["replicas"]]:
+                if record and record.get("pid") and psutil.pid_exists(record["pid"]):
+                    os.kill(record["pid"], signal.SIGKILL)
+
+
+def pids(replicas: dict[int, dict[str, Any]]) -> dict[int, int]:
+    return {number: replica["pid"] for number, replica in replicas.items()}
+
+
+async def test_steps_land_on_their_pools_and_scaling_keeps_the_stayers(
+    fleet: Fleet, deployed: Deployment, broker_url: str, prefix: str
+) -> None:
+    plan = await ganger_json("compute", "plan", APP, **fleet.environment)
+    assert plan["changes"]["keep"] == []
+    assert plan["replicas"] == len(plan["changes"]["create"]) == 7
+    await deployed.run("up", APP, "--on", "local", "--slots", "2")
+    small = await deployed.until_running(SMALL, {1, 2, 3, 4, 5, 6})
+    regions = {pool["pool"]: pool["per_region"] for pool in plan["pools"]}
+    assert Counter(r["region"] for r in small.values()) == Counter(
+        {region: count for region, count in regions[SMALL].items() if count}
+    )
+
+    with publisher(broker_url, prefix) as program:
+        for number in range(20):
+            program.trigger("report", f"r{number}")
+        results = [program.result()[1] for _ in range(20)]
+    workers = {number: replica["worker"] for number, replica in small.items()}
+    for result in results:
+        collected, crunched = result["output"]["collect"], result["output"]["crunch"]
+        assert collected["ganger.pool"] == SMALL
+        assert collected["worker"] in workers.values()
+        assert crunched["ganger.pool"] == LARGE
+        assert crunched["worker"].endswith(f"{LARGE}.1")
+        assert crunched["ganger.memory_mb"] == 2048
+
+    # 6 → 9 → 4: who stays is the same process, in the same region
+    await deployed.run("scale", f"{SMALL}=9")
+    nine = await deployed.until_running(SMALL, set(range(1, 10)))
+    assert {n: pids(nine)[n] for n in small} == pids(small)
+    await deployed.run("scale", f"{SMALL}=4")
+    four = await deployed.until_running(SMALL, {1, 2, 3, 4})
+    assert pids(four) == {n: pids(small)[n] for n in four}
+    plan = await ganger_json("compute", "plan", APP, **fleet.environment)
+    assert {what: len(found) for what, found in plan["changes"].items()} == {
+        "create": 0,
+        "keep": 5,
+        "remove": 0,
+    }
+
+    assert "is down" in await deployed.run("down")
+    assert await ganger_json("compute", "ps", **fleet.environment) == []
+    assert not [pid for pid in pids(four).values() if psutil.pid_exists(pid)]
+    assert await ganger_json("workers", **fleet.environment) == []
+
+
+async def test_a_killed_replica_and_a_killed_supervisor_come_back(
+    fleet: Fleet, deployed: Deployment
+) -> None:
+    up = ("up", APP, "--scale", f"{SMALL}=2", "--scale", f"{LARGE}=0")
+    await deployed.run(*up)
+    before = await deployed.until_running(SMALL, {1, 2})
+    os.kill(before[1]["pid"], signal.SIGKILL)
+    async with asyncio.timeout(30):
+        while (now := await deployed.replicas(SMALL))[1].get("restarts", 0) != 1:
+            pass
+    now = await deployed.until_running(SMALL, {1, 2})
+    assert now[1]["ended"] == "killed by SIGKILL"
+    assert now[1]["pid"] != before[1]["pid"]
+    assert now[2]["pid"] == before[2]["pid"]
+
+    # without a supervisor the replicas go on; the next one picks them up, and what ended meanwhile
+    supervisor = (await deployed.shown())["supervisor"]["pid"]
+    os.kill(supervisor, signal.SIGKILL)
+    os.kill(now[2]["pid"], signal.SIGKILL)
+    assert "supervisor started" in await deployed.run(*up)
+    last = await deployed.until_running(SMALL, {1, 2})
+    assert last[1]["pid"] == now[1]["pid"]
+    assert last[2]["pid"] != now[2]["pid"]
+    assert (await deployed.shown())["supervisor"]["pid"] != supervisor
+    assert "draining" not in await deployed.run("logs", f"{SMALL}.1", "-n", "5")
+
+
+async def test_a_hog_is_stopped_by_its_limit_and_its_step_says_why(
+    deployed: Deployment, broker_url: str, prefix: str
+) -> None:
+    await deployed.run("up", APP, "--scale", f"{SMALL}=1", "--scale", f"{LARGE}=0")
+    before = await deployed.until_running(SMALL, {1})
+    with publisher(broker_url, prefix) as program:
+        program.trigger("hog", "large", input={"mb": 400})
+        _, large = program.result()
+        assert large["status"] == "failed"
+        assert large["error"]["reason"] == "OUT_OF_MEMORY"
+        program.trigger("hog", "small", input={"mb": 10})
+        _, small = program.result()
+    assert small["output"] == {"hog": 10 * 2**20}
+    if before[1]["limit"] == "rlimit":  # the step is told, and the process goes on
+        assert pids(await deployed.until_running(SMALL, {1})) == pids(before)
+
+
+async def test_down_lets_running_steps_end(
+    fleet: Fleet, deployed: Deployment, broker_url: str, prefix: str
+) -> None:
+    await deployed.run("up", APP, "--scale", f"{SMALL}=1", "--scale", f"{LARGE}=0")
+    with publisher(broker_url, prefix) as program:
+        program.trigger("nap", "it", run_id="it", input={"seconds": 3})
+        await until_busy(fleet, "it")
+        await deployed.run("down")
+        _, result = program.result()
+    assert result["status"] == "succeeded"
