@@ -25,7 +25,7 @@ from ganger.compute.pools import Pool, Pools
 from ganger_broker.deployments import Deployment
 from ganger_broker.settings import Settings
 
-PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "deploy-adapter.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "deploy-adapter.md"
 PATIENCE = 60.0
 """Seconds for workers to start, on a machine that does other things too."""
 
