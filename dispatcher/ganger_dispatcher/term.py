@@ -48,6 +48,8 @@ _PRUNE_EVERY = 60.0
 _TIDY_AFTER = 1.0
 """Seconds of idleness until what waits for the next commit gets one of its own: heartbeats
 to note, messages to take out of the outbox."""
+_LONGEST_HOLD = 0.05
+"""Seconds that a batch keeps the event loop for itself."""
 _STORE_RETRY = 0.2
 """Seconds between tries while Redis is away."""
 
@@ -226,7 +228,7 @@ class Term:
             facts = {received: read(received.delivery, limit) for received in batch}
             self._expand_events(facts)
             await self._look_up_ended(facts)
-            effects = self._decide(own, facts)
+            effects = await self._decide(own, facts)
             if batch and self._can_wait(effects):
                 self._beats += effects
                 self._inbox.settle(batch)
@@ -238,9 +240,14 @@ class Term:
         lately = self._clock() - self._committed_at < _TIDY_AFTER * 1000
         return lately and all(isinstance(effect, Beat) for effect in effects)
 
-    def _decide(self, own: list[Fact], facts: dict[Received, list[Fact]]) -> list[Effect]:
-        """Feed the core; a delivery that it cannot handle is named."""
+    async def _decide(self, own: list[Fact], facts: dict[Received, list[Fact]]) -> list[Effect]:
+        """Feed the core; a delivery that it cannot handle is named.
+
+        A batch of what takes long leaves room for the lease to be renewed.
+        """
         now = self._clock()
+        clock = asyncio.get_running_loop().time
+        rested = clock()
         effects: list[Effect] = []
         for fact in own:
             effects += self._core.handle(fact, now)
@@ -250,6 +257,9 @@ class Term:
                     effects += self._core.handle(fact, now)
             except Exception as exc:
                 raise Poisoned(received) from exc
+            if clock() - rested > _LONGEST_HOLD:
+                await asyncio.sleep(0)
+                rested = clock()
         return effects
 
     def _caught_up(self) -> bool:
