@@ -24,7 +24,6 @@ from ganger_broker.messages import (
     StepStarted,
     StepWaits,
 )
-from ganger_broker.plain_values import plain
 from ganger_broker.transport import Delivery
 
 from .admin import AsyncAdmin
@@ -349,7 +348,7 @@ class StepRunner:
         place = f"what {held.assignment.workflow}:{held.assignment.step} returned: $"
         returned = held.step.returned.get(held.assignment.step) if held.step is not None else None
         try:
-            output = plain(checked_output(returned, output, place), place)
+            output = checked_output(returned, output, place)
             packed = self._pack(held, Outcome.SUCCEEDED, output=output)
             if len(packed) > self._max_bytes:
                 raise InvalidInput(
