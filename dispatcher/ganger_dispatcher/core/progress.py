@@ -1,5 +1,7 @@
 """How runs go on: steps become ready, end, and with the last of them the run."""
 
+from collections import deque
+
 from msgspec.structs import replace
 
 from ganger_broker.messages import CancelAttempt, FailureReason, RunError, RunStatus
@@ -16,15 +18,10 @@ __all__ = ["cancel_run", "end_step", "schedule_timed_out", "start_ready", "tell_
 
 
 def start_ready(state: State, run: Run) -> None:
-    """Make pending, and place where possible, each waiting step whose parents are done."""
+    """The run begins: make its first steps pending, and place them where possible."""
     for name, step in list(run.steps.items()):
-        if step.status is StepStatus.WAITING:
-            parents = [run.steps[parent].status for parent in run.definitions[name].parents]
-            if all(status is StepStatus.SUCCEEDED for status in parents):
-                make_pending(state, run, name, step)
-            elif any(status in (StepStatus.FAILED, StepStatus.CANCELLED) for status in parents):
-                error = RunError(FailureReason.CANCELLED, "a parent did not succeed", step=name)
-                end_step(state, run, name, Change.CANCEL, error=error)
+        if step.status is StepStatus.WAITING and not run.definitions[name].parents:
+            make_pending(state, run, name, step)
 
 
 def waiting(run: Run, name: str) -> StepRun:
@@ -45,10 +42,26 @@ def end_step(
     output: object = None,
     error: RunError | None = None,
 ) -> None:
+    """A step ends: steps that it was the last parent of begin, or are cancelled, and theirs."""
+    if _end(state, run, name, change, output=output, error=error):
+        _follow(state, run, name)
+        _end_run(state, run)
+
+
+def _end(
+    state: State,
+    run: Run,
+    name: str,
+    change: Change,
+    *,
+    output: object = None,
+    error: RunError | None = None,
+) -> bool:
+    """This step alone; False where it means nothing now."""
     step = run.steps[name]
     status = after(step.status, change)
     if status is None:
-        return
+        return False
     step_run = step_run_id(run.id, name)
     if step.status is StepStatus.PENDING and is_waiting(state, step_run):
         leave_backlog(state, step_run)
@@ -67,8 +80,25 @@ def end_step(
         Count(f"steps_{status}"),
         Note(status, {"step_run": step_run, "worker": step.worker}),
     )
-    start_ready(state, run)
-    _end_run(state, run)
+    return True
+
+
+def _follow(state: State, run: Run, ended: str) -> None:
+    """What follows from a step's end. Level by level, not by recursion: a workflow may be as
+    deep, and as wide, as it has steps."""
+    levels = deque([ended])
+    while levels:
+        for name in run.workflow.children[levels.popleft()]:
+            step = run.steps[name]
+            parents = [run.steps[parent].status for parent in run.definitions[name].parents]
+            if step.status is not StepStatus.WAITING:
+                continue
+            if all(status is StepStatus.SUCCEEDED for status in parents):
+                make_pending(state, run, name, step)
+            elif any(status in (StepStatus.FAILED, StepStatus.CANCELLED) for status in parents):
+                error = RunError(FailureReason.CANCELLED, "a parent did not succeed", step=name)
+                _end(state, run, name, Change.CANCEL, error=error)
+                levels.append(name)
 
 
 def _leave_family(state: State, run: Run) -> None:
@@ -88,13 +118,13 @@ def _is_on_failure(run: Run, name: str) -> bool:
     return on_failure is not None and on_failure.name == name
 
 
-def _cause(run: Run, unhappy: list[StepRun]) -> RunError | None:
+def _cause(run: Run, unhappy: dict[str, StepRun]) -> RunError | None:
     """The error of a step that none of its parents is to blame for."""
-    for name, step in run.steps.items():
+    for name, step in unhappy.items():
         parents = [run.steps[parent].status for parent in run.definitions[name].parents]
-        if step in unhappy and all(status is StepStatus.SUCCEEDED for status in parents):
+        if all(status is StepStatus.SUCCEEDED for status in parents):
             return step.error
-    return next((step.error for step in unhappy), None)
+    return next((step.error for step in unhappy.values()), None)
 
 
 def tell_to_stop(state: State, run: Run, name: str, error: RunError | None) -> None:
@@ -110,13 +140,13 @@ def _end_run(state: State, run: Run) -> None:
     steps = run.steps
     if run.id not in state.runs or any(s.status not in TERMINAL for s in steps.values()):
         return
-    own = [step for name, step in steps.items() if not _is_on_failure(run, name)]
-    unhappy = [step for step in own if step.status is not StepStatus.SUCCEEDED]
-    failed = [step for step in unhappy if step.status is StepStatus.FAILED]
+    own = {name: step for name, step in steps.items() if not _is_on_failure(run, name)}
+    unhappy = {n: step for n, step in own.items() if step.status is not StepStatus.SUCCEEDED}
+    failed = {n: step for n, step in unhappy.items() if step.status is StepStatus.FAILED}
     on_failure = run.workflow.on_failure
     if run.cancelled and (on_failure is None or on_failure.name not in steps):
-        unhappy = [step for step in unhappy if step not in failed]
-        failed = []
+        unhappy = {n: step for n, step in unhappy.items() if n not in failed}
+        failed = {}
     if failed and on_failure is not None and on_failure.name not in steps:
         make_pending(state, run, on_failure.name, waiting(run, on_failure.name))
         return
@@ -144,7 +174,8 @@ def cancel_run(state: State, run: Run, error: RunError) -> None:
     run.cancelled = True
     for name, step in list(run.steps.items()):
         if step.status not in TERMINAL:
-            end_step(state, run, name, Change.CANCEL, error=replace(error, step=name))
+            _end(state, run, name, Change.CANCEL, error=replace(error, step=name))
+    _end_run(state, run)
 
 
 def schedule_timed_out(state: State, step_run: str) -> None:
