@@ -44,7 +44,7 @@ from .facts import (
 )
 from .rates import Rate
 from .records import Run, Snapshot, WorkerState, step_run_id
-from .state import Policy, State
+from .state import Policy, State, Timer, TimerFailed
 from .states import StepStatus
 from .workflow import Workflow
 
@@ -77,15 +77,6 @@ Fact = (
     | BrokerRestored
     | TimePassed
 )
-
-
-class TimerFailed(Exception):
-    """The core failed on a wake-up; its state may be half changed."""
-
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(kind, name)
-        self.kind = kind
-        self.name = name
 
 
 class Core:
@@ -192,13 +183,17 @@ class Core:
                     state.wake(state.now + _LOOK_AGAIN, timer.kind, timer.name)
             due = [timer for timer in due if timer.kind not in ("worker", "timeout")]
         # those that are lost go before anything is given to them
+        due = [timer for timer in due if not self._is_skipped(timer)]
         workers.silence(state, [timer.name for timer in due if timer.kind == "worker"])
         for timer in due:
-            if timer.kind != "worker" and (timer.kind, timer.name) not in self._skipped:
+            if timer.kind != "worker":
                 try:
                     _DUE[timer.kind](state, timer.name)
                 except Exception as exc:
                     raise TimerFailed(timer.kind, timer.name) from exc
+
+    def _is_skipped(self, timer: Timer) -> bool:
+        return (timer.kind, timer.name) in self._skipped
 
     def restore(self, snapshot: Snapshot, now: int) -> list[Effect]:
         """Begin from what the leader before left in Redis; what is to be done or done again."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .groups import Group, GroupId
     from .rates import Rate
 
-__all__ = ["Policy", "State", "Timer"]
+__all__ = ["Policy", "State", "Timer", "TimerFailed"]
 
 _PULSES = 10
 """Wake-ups within a worker's time-out, at least: a stall of the dispatcher shows as one late
@@ -47,6 +47,15 @@ class Timer(NamedTuple):
     due: int
     kind: str
     name: str
+
+
+class TimerFailed(Exception):
+    """The core failed on a wake-up; its state may be half changed."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(kind, name)
+        self.kind = kind
+        self.name = name
 
 
 class State:

@@ -1,6 +1,7 @@
 """What workers say of themselves, and their silence."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 
 from ganger_broker.crons import check_cron
@@ -40,7 +41,7 @@ from .placing import look_again, match, place_patient_anew, release, repin, room
 from .rates import Rate
 from .records import RateUse, Worker, WorkerState
 from .schedules import follow_crons
-from .state import State
+from .state import State, TimerFailed
 from .triggers import workflow_registered
 from .versions import versions_of
 from .workflow import Workflow
@@ -303,13 +304,24 @@ def silence(state: State, names: Iterable[str]) -> None:
     All of them go before the first attempt is given anew, or it would go round those that
     died with its worker, and be given up after a few of them.
     """
-    lost = [worker for name in names if (worker := _remove_silent(state, name)) is not None]
-    for worker in lost:
-        for attempt in worker.attempts:
-            attempt_lost(state, attempt)
-    for worker in lost:
-        repin(state, worker.id)
+    lost = {name: worker for name in names if (worker := _remove_silent(state, name)) is not None}
+    for name, worker in lost.items():
+        with _to_blame(name):
+            for attempt in worker.attempts:
+                attempt_lost(state, attempt)
+    for name, worker in lost.items():
+        with _to_blame(name):
+            repin(state, worker.id)
     look_again(state)
+
+
+@contextmanager
+def _to_blame(name: str) -> Iterator[None]:
+    """A defect that shows at one worker's loss is that wake-up's, and costs no other's."""
+    try:
+        yield
+    except Exception as exc:
+        raise TimerFailed("worker", name) from exc
 
 
 def _remove_silent(state: State, name: str) -> Worker | None:
