@@ -37,12 +37,14 @@ def preferred(run: Run, name: str) -> str | None:
     return last.worker if last is not None else None
 
 
-def pin(state: State, run: Run, worker: str) -> None:
-    """With HARD, the first worker is the run's only one."""
+def pin(state: State, run: Run, worker: str) -> bool:
+    """With HARD, the first worker is the run's only one; whether it is that from now on."""
     hard = run.workflow.definition.sticky is StickyStrategy.HARD
-    if hard and run.header.pinned is None:
-        run.header = replace(run.header, pinned=worker)
-        state.emit(StoreRun(run.id, run.header))
+    if not hard or run.header.pinned is not None:
+        return False
+    run.header = replace(run.header, pinned=worker)
+    state.emit(StoreRun(run.id, run.header))
+    return True
 
 
 def unpin(state: State, run: Run) -> None:

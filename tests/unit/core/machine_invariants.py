@@ -124,6 +124,14 @@ class Invariants(RuleBasedStateMachine):
                 held = (StepStatus.ASSIGNED, StepStatus.RUNNING)
                 workers = {step.worker for step in run.steps.values() if step.status in held}
                 assert workers <= {run.header.pinned}
+                for name in run.steps:
+                    step_run = f"{run.id}/{name}"
+                    if run.header.pinned and step_run in self.core.state.placement.backlog:
+                        assert self.asks_for(step_run) == run.header.pinned
+
+    def asks_for(self, step_run: str) -> str | None:
+        """The one worker that a pending step waits for."""
+        return self.core.state.placement.backlog.requirement_of(step_run).worker
 
     @invariant()
     def no_pending_step_could_be_placed(self) -> None:
