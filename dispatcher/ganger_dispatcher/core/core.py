@@ -226,10 +226,11 @@ class Core:
             state.rates[use.limit.key] = Rate(use.limit, use.used)
         for schedule in snapshot.schedules:
             schedules.watch(state, schedule)
+        self._restore_runs(snapshot, now)
         for held in snapshot.held:
             state.held[held.run_id] = held
             state.wake(held.until, "held", held.run_id)
-        self._restore_runs(snapshot, now)
+            triggers.join_family(state, held.run_id, held.trigger.parent)
         return state.effects
 
     def _restore_runs(self, snapshot: Snapshot, now: int) -> None:
@@ -238,14 +239,11 @@ class Core:
         began_with = {
             name: Workflow(definition) for name, definition in snapshot.definitions.items()
         }
-        live = {run_id for run_id, *_ in snapshot.runs}
         runs = sorted(snapshot.runs, key=lambda run: (run[1].created_at, run[0]))
         for run_id, header, step_runs in runs:
             run = Run(run_id, header, began_with[header.definition], step_runs)
             state.runs[run_id] = run
             concurrency.enter_again(state, run)
-            if header.parent_run in live:
-                state.children.setdefault(header.parent_run, {})[run_id] = None
             for name, step in step_runs.items():
                 if step.status is StepStatus.PENDING:
                     turn = state.turn(header.priority, step.pending_since or 0)
@@ -255,6 +253,8 @@ class Core:
                 elif step.status in (StepStatus.ASSIGNED, StepStatus.RUNNING):
                     attempts.resend(state, run, name)
                     attempts.watch(state, run, name)
+        for run in state.runs.values():
+            triggers.join_family(state, run.id, run.header.parent)
         for *_, run_id, name in sorted(pending):
             placing.place_again(state, state.runs[run_id], name)
         state.vacated.update(dict.fromkeys(state.groups))

@@ -102,7 +102,8 @@ def _follow(state: State, run: Run, ended: str) -> None:
 
 
 def _leave_family(state: State, run: Run) -> None:
-    """Its parent knows it no more; its children go on only if it has succeeded."""
+    """Its parent knows it no more; its children go on only if it has succeeded, or, those of its
+    step for failures, if that has: what that one starts is to be done because the run failed."""
     if run.header.parent_run in state.children:
         siblings = state.children[run.header.parent_run]
         siblings.pop(run.id, None)
@@ -110,7 +111,12 @@ def _leave_family(state: State, run: Run) -> None:
             del state.children[run.header.parent_run]
     children = state.children.pop(run.id, {})
     if run.header.status is not RunStatus.SUCCEEDED:
-        state.orphans += children
+        state.orphans += [child for child, step in children.items() if not _rescued(run, step)]
+
+
+def _rescued(run: Run, name: str) -> bool:
+    """Whether the step is that for failures, and has succeeded."""
+    return _is_on_failure(run, name) and run.steps[name].status is StepStatus.SUCCEEDED
 
 
 def _is_on_failure(run: Run, name: str) -> bool:

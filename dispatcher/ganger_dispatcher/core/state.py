@@ -64,12 +64,12 @@ class State:
     ``seen``: digests of all definitions that were ever the newest of their workflow.
     ``now`` is the time of the fact being handled, ms; effects gather in ``effects``;
     ``ended`` has the runs that ended in this batch, which nobody else knows of yet;
-    ``children`` those that live runs have spawned, ``orphans`` those to cancel, as the run
-    that spawned them did not succeed; ``patient`` pending steps that wait for a worker they
-    prefer, and what they require meanwhile; ``look_again`` whether for some of them there may
-    be nobody any more; ``rates`` the rate limits by key, ``limited`` pending steps that wait
-    for one, with its key and their number there; ``groups`` the runs that concurrency limits,
-    ``vacated`` groups in which there is room again; ``sequence`` numbers what waits;
+    ``children`` those that live runs have spawned, each with the step that did, ``orphans`` those
+    to cancel, as the run that spawned them did not succeed; ``patient`` pending steps that wait
+    for a worker they prefer, and what they require meanwhile; ``look_again`` whether for some of
+    them there may be nobody any more; ``rates`` the rate limits by key, ``limited`` pending steps
+    that wait for one, with its key and their number there; ``groups`` the runs that concurrency
+    limits, ``vacated`` groups in which there is room again; ``sequence`` numbers what waits;
     ``schedules`` runs by the clock, by id.
     """
 
@@ -85,7 +85,7 @@ class State:
         self.runs: dict[str, Run] = {}
         self.held: dict[str, Held] = {}
         self.ended: dict[str, RunResult] = {}
-        self.children: dict[str, dict[str, None]] = {}
+        self.children: dict[str, dict[str, str]] = {}
         self.orphans: list[str] = []
         self.patient: dict[str, Requirement] = {}
         self.look_again = False

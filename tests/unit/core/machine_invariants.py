@@ -30,6 +30,8 @@ class Invariants(RuleBasedStateMachine):
     asked: dict[str, set[str]]
     answered: Counter[tuple[str, str]]
     ended: dict[str, Any]
+    families: set[tuple[str, str]]
+    """Of a run and one that came with it as its parent while it went on."""
 
     def attempts(self, status: StepStatus) -> list[str]:
         return [
@@ -188,6 +190,13 @@ class Invariants(RuleBasedStateMachine):
         for run, addresses in self.asked.items():
             for reply in addresses:
                 assert self.answered[run, reply] == (run in self.ended)
+
+    @invariant()
+    def a_run_knows_the_children_it_has(self) -> None:
+        state = self.core.state
+        for parent, child in self.families:
+            if parent in state.runs and (child in state.runs or child in state.held):
+                assert child in state.children[parent]
 
     @invariant()
     def no_line_is_kept_twice(self) -> None:

@@ -65,6 +65,7 @@ class CoreMachine(Invariants):
         self.asked: dict[str, set[str]] = {}
         self.answered: Counter[tuple[str, str]] = Counter()
         self.ended: dict[str, Any] = {}
+        self.families: set[tuple[str, str]] = set()
         self.said: list[Fact] = []
         self.seq = 0
         self.placed_limited: list[int] = []
@@ -125,6 +126,7 @@ class CoreMachine(Invariants):
         if any(isinstance(effect, do.Bury) for effect in effects):
             for effect in effects:
                 if isinstance(effect, do.Unhold):
+                    self.families = {pair for pair in self.families if pair[1] != effect.run_id}
                     for name in self.asked.pop(effect.run_id, ()):
                         assert self.answered.pop((effect.run_id, name)) == 1
 
@@ -173,6 +175,8 @@ class CoreMachine(Invariants):
         parent: str | None,
         key: str,
     ) -> None:
+        if parent in self.core.state.runs and run not in self.ended:
+            self.families.add((parent, run))
         trigger = Trigger(
             flow,
             {"key": key},
