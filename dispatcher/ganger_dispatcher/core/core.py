@@ -10,6 +10,7 @@ from ganger_broker.messages import (
     StepLogged,
     StepRefreshed,
     StepReleased,
+    StepReturned,
     StepStarted,
     StepWaits,
     WorkerDraining,
@@ -158,6 +159,9 @@ class Core:
                 attempts.finished(state, event, worker)
             case StepReleased():
                 attempts.released(state, event, worker)
+            case StepReturned(attempt=attempt):
+                fact = AssignmentReturned(worker.id, attempt, no_queue=False)
+                workers.returned(state, fact)
             case StepWaits():
                 placing.waits(state, event, worker)
             case StepRefreshed():

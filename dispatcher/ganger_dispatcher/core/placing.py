@@ -27,6 +27,7 @@ from .sticky import may_repin, pin, preferred, requirement_of, unpin
 
 __all__ = [
     "assignment",
+    "hold",
     "is_waiting",
     "leave_backlog",
     "look_again",
@@ -49,12 +50,13 @@ def make_pending(
     if status is None:
         return
     deadline = state.now + round(run.definitions[name].schedule_timeout * 1000)
+    since = step.pending_since if change is Change.RETURN else None  # it has not had its turn
     run.steps[name] = replace(
         step,
         status=status,
         worker=None,
         retry_at=None,
-        pending_since=state.now,
+        pending_since=since or state.now,
         deadline=deadline,
         assigned_at=None,
         started_at=None,
@@ -299,6 +301,13 @@ def place_again(state: State, run: Run, name: str) -> None:
         state.emit(DropPending(step_run_id(run.id, name)))
 
 
+def hold(state: State, worker: Worker, attempt: str) -> None:
+    """The worker has something that it should not: a slot is taken until that is gone."""
+    worker.attempts[attempt] = state.now
+    state.placement.take_back(worker.id)
+    state.emit(TakeAttempt(worker.id, attempt), _load(worker))
+
+
 def release(state: State, worker: Worker, attempt: str) -> None:
     """The worker holds the attempt no more; call ``match`` when all else is settled."""
     del worker.attempts[attempt]
@@ -318,7 +327,7 @@ def release(state: State, worker: Worker, attempt: str) -> None:
 
 
 def waits(state: State, event: StepWaits, worker: Worker) -> None:
-    """An attempt waits and needs no slot, or goes on; only newer words count."""
+    """An attempt waits and needs no slot, or needs one again; only newer words count."""
     last = worker.waits.get(event.attempt, 0)
     if event.attempt not in worker.attempts or event.seq <= last:
         return

@@ -37,7 +37,7 @@ from .effects import (
 )
 from .facts import AssignmentReturned
 from .inputs import InputSchema, schema_problem
-from .placing import look_again, match, place_patient_anew, release, repin, room
+from .placing import hold, look_again, match, place_patient_anew, release, repin, room
 from .rates import Rate
 from .records import RateUse, Worker, WorkerState
 from .schedules import follow_crons
@@ -103,10 +103,11 @@ def registered(state: State, event: WorkerRegistered) -> None:
         worker = _joined(state, event, past)
     worker.workflows = versions_of(event)
     state.versions.add(worker)
+    state.emit(StoreWorker(deepcopy(worker)))
     for attempt in event.attempts:
         if attempt not in worker.attempts:
+            hold(state, worker, attempt)
             state.emit(Tell(worker.id, CancelAttempt(attempt, "it was given to another worker")))
-    state.emit(StoreWorker(deepcopy(worker)))
     _register_limits(state, event)
     fresh = _register_workflows(state, event)
     match(state, worker)
@@ -237,7 +238,9 @@ def heartbeat(state: State, event: Heartbeat, worker: Worker) -> None:
     for attempt in gone:
         release(state, worker, attempt)
     for attempt in mentioned:
-        if attempt not in worker.attempts or not is_current(state, attempt):
+        if attempt not in worker.attempts:
+            hold(state, worker, attempt)
+        if not is_current(state, attempt):
             state.emit(Tell(worker.id, CancelAttempt(attempt, "it does not count any more")))
     if gone:
         match(state, worker)

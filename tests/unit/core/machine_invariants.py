@@ -59,8 +59,6 @@ class Invariants(RuleBasedStateMachine):
             assert fleet.used[row] == worker.used >= 0
             assert worker.slots == fleet.slots[row]
             assert worker.waits.keys() <= worker.attempts.keys()
-            if not any(worker.waits.values()):
-                assert worker.used == len(worker.attempts) <= worker.slots
             assert worker.coming.keys() <= worker.attempts.keys()
             assert fleet.labels[row] == self.labels_to_match(worker)
             assert fleet.is_open(row) == worker.is_open

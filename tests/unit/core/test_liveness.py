@@ -58,8 +58,9 @@ def test_a_worker_declared_lost_that_speaks_again_registers_anew_and_stops_what_
     assert told(world.beat("a", "r/s/1")) == [("a", RegisterAgain())]
     effects = world.join("a", attempts=["r/s/1"])
     assert told(effects) == [("a", CancelAttempt("r/s/1", "it was given to another worker"))]
+    assert assigned(effects) == []  # its slot is still taken
+    effects = world.finish("r/s/1", output="of the old attempt")
     assert assigned(effects) == [("r/s/2", "a")]
-    world.finish("r/s/1", output="of the old attempt")
     assert world.step().status == "assigned"
     world.finish("r/s/2", output="of the new one")
     assert world.step().output == "of the new one"
