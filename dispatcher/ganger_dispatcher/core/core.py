@@ -226,6 +226,7 @@ class Core:
             if worker.coming:
                 expect_again(state, worker)
             workers.watch(state, worker)
+        state.unheard.update(state.workers)
         for use in snapshot.rates:
             state.rates[use.limit.key] = Rate(use.limit, use.used)
         for schedule in snapshot.schedules:

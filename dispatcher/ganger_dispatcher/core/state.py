@@ -62,6 +62,7 @@ class State:
     """Runs that have not ended, live workers, and what is waited for.
 
     ``seen``: digests of all definitions that were ever the newest of their workflow.
+    ``unheard``: workers that have not spoken since nobody could be heard.
     ``now`` is the time of the fact being handled, ms; effects gather in ``effects``;
     ``ended`` has the runs that ended in this batch, which nobody else knows of yet;
     ``children`` those that live runs have spawned, each with the step that did, ``orphans`` those
@@ -82,6 +83,7 @@ class State:
         self.seen: set[str] = set()
         self.workers: dict[str, Worker] = {}
         self.versions = Versions()
+        self.unheard: set[str] = set()
         self.runs: dict[str, Run] = {}
         self.held: dict[str, Held] = {}
         self.ended: dict[str, RunResult] = {}

@@ -75,6 +75,7 @@ def heard(state: State, event: Event) -> Worker | None:
     if worker.incarnation != event.incarnation:
         return None  # the process before this one; it is gone
     worker.heartbeat_at = state.now
+    state.unheard.discard(worker.id)
     if isinstance(event, Heartbeat):
         worker.memory_mb, worker.cpus = event.memory_mb, event.cpus
         state.emit(Beat(worker.id, state.now, event.memory_mb, event.cpus))
@@ -101,6 +102,7 @@ def registered(state: State, event: WorkerRegistered) -> None:
         lost = _remove(state, known) if known is not None else []
         past = [*known.past, known.incarnation][-_PAST:] if known is not None else []
         worker = _joined(state, event, past)
+    state.unheard.discard(worker.id)
     worker.workflows = versions_of(event)
     state.versions.add(worker)
     state.emit(StoreWorker(deepcopy(worker)))
@@ -348,11 +350,13 @@ def fresh_deadlines(state: State) -> None:
     """Nobody could be heard lately: silence until now says nothing about the workers."""
     for worker in state.workers.values():
         worker.heartbeat_at = state.now
+    state.unheard.update(state.workers)
 
 
 def _remove(state: State, worker: Worker) -> list[str]:
     """Forget a worker; the attempts it held."""
     del state.workers[worker.id]
+    state.unheard.discard(worker.id)
     state.versions.drop(worker)
     state.placement.leave(worker.id)
     state.emit(DropWorker(worker.id))
