@@ -125,8 +125,8 @@ def _is_on_failure(run: Run, name: str) -> bool:
 
 
 def _cause(run: Run, unhappy: dict[str, StepRun]) -> RunError | None:
-    """The error of a step that none of its parents is to blame for."""
-    for name, step in unhappy.items():
+    """The error of the step that was the first to end so, and that no parent is to blame for."""
+    for name, step in sorted(unhappy.items(), key=lambda item: item[1].finished_at or 0):
         parents = [run.steps[parent].status for parent in run.definitions[name].parents]
         if all(status is StepStatus.SUCCEEDED for status in parents):
             return step.error
@@ -178,6 +178,10 @@ def cancel_run(state: State, run: Run, error: RunError) -> None:
     """Cancel every step that has not ended, and with them the run: whatever failed before, it
     is cancelled, unless its step for failures runs already."""
     run.cancelled = True
+    _cancel_steps(state, run, error)
+
+
+def _cancel_steps(state: State, run: Run, error: RunError) -> None:
     for name, step in list(run.steps.items()):
         if step.status not in TERMINAL:
             _end(state, run, name, Change.CANCEL, error=replace(error, step=name))
@@ -185,13 +189,17 @@ def cancel_run(state: State, run: Run, error: RunError) -> None:
 
 
 def schedule_timed_out(state: State, step_run: str) -> None:
-    """The time for which the step may be pending is over."""
+    """The time for which the step may be pending is over: nothing of the run goes on. Where a
+    step has failed before, it is still that which the run has failed of."""
     if not is_waiting(state, step_run):
         return
     run_id, _, name = step_run.partition("/")
     run = state.runs[run_id]
     step = run.steps[name]
     if step.deadline is not None and step.deadline <= state.now:
-        seconds = run.definitions[name].schedule_timeout
+        seconds, pinned = run.definitions[name].schedule_timeout, run.header.pinned
         text = f"no worker could take it within {seconds:g} s"
-        cancel_run(state, run, RunError(FailureReason.SCHEDULING_TIMED_OUT, text))
+        if pinned is not None:
+            gone = "" if pinned in state.workers else ", which is lost"
+            text += f"; its run is sticky (HARD) and pinned to {pinned}{gone}"
+        _cancel_steps(state, run, RunError(FailureReason.SCHEDULING_TIMED_OUT, text))

@@ -2,7 +2,12 @@
 
 from typing import Any
 
-from ganger_broker.definitions import StepDefinition, StickyStrategy, WorkflowDefinition
+from ganger_broker.definitions import (
+    StepDefinition,
+    StickyOnLoss,
+    StickyStrategy,
+    WorkflowDefinition,
+)
 from ganger_broker.messages import Assignment, FailureReason, Outcome, RunError, Trigger
 from ganger_dispatcher.core.effects import Assign
 from ganger_dispatcher.core.facts import TriggerReceived
@@ -153,6 +158,60 @@ def test_cancelling_while_the_step_for_failures_runs_leaves_it_failed() -> None:
     world.trigger(reply="q")
     world.finish("r/a/1", outcome=Outcome.FAILED)
     assert replies(world.cancel()) == [("q", "failed", "STEP_FAILED")]
+
+
+def test_a_step_that_finds_no_worker_does_not_make_what_failed_undone() -> None:
+    nobody = {"nobody": "has"}
+    steps = [StepDefinition("a"), StepDefinition("b", desired_worker_labels=nobody)]
+    sad = WorkflowDefinition("w", steps, on_failure=StepDefinition("oops"))
+    world = World()
+    world.join("a", workflows=[sad])
+    world.trigger(reply="q")
+    world.finish("r/a/1", outcome=FAILED, error=BOOM)
+    assert assigned(world.wait(300, "a")) == [("r/oops/1", "a")]
+    assert replies(world.finish("r/oops/1")) == [("q", "failed", "STEP_FAILED")]
+    error = world.stored.headers["r"].error
+    assert error is not None
+    assert (error.step, error.message) == ("a", "boom")
+
+
+def test_the_first_error_is_that_of_the_step_that_failed_first() -> None:
+    world = World()
+    steps = [StepDefinition("a"), StepDefinition("b")]
+    world.join("a", workflows=[WorkflowDefinition("w", steps)], slots=2)
+    world.trigger()
+    world.finish("r/b/1", outcome=FAILED, error=BOOM)
+    world.now += 1
+    world.finish("r/a/1", outcome=FAILED)
+    error = world.stored.headers["r"].error
+    assert error is not None
+    assert error.step == "b"
+
+
+def test_with_its_worker_lost_it_goes_to_another_that_has_its_labels() -> None:
+    """Also where the workflow is sticky, if it may go elsewhere."""
+    gpu = {"gpu": "yes"}
+    for sticky in (None, StickyStrategy.SOFT, StickyStrategy.HARD):
+        oops = StepDefinition("oops", desired_worker_labels=gpu)
+        sad = WorkflowDefinition(
+            "w",
+            [StepDefinition("s", desired_worker_labels=gpu)],
+            on_failure=oops,
+            sticky=sticky,
+            sticky_on_loss=StickyOnLoss.REPIN,
+        )
+        world = World()
+        for name, labels in (("one", gpu), ("plain", {}), ("two", gpu)):
+            world.join(name, labels, workflows=[sad])
+        world.trigger(reply="q")
+        effects = world.finish("r/s/1", "one", FAILED, error=BOOM)
+        [(attempt, worker)] = assigned(effects)
+        assert (attempt, worker) == ("r/oops/1", "two" if sticky is None else "one")
+        others = {"one", "two", "plain"} - {worker}
+        [(attempt, worker)] = assigned(world.wait(11, *sorted(others)))
+        assert attempt == "r/oops/2"
+        assert worker in ("one", "two")
+        assert replies(world.finish("r/oops/2", worker)) == [("q", "failed", "STEP_FAILED")]
 
 
 # ── what it starts ────────────────────────────────────────────────────────────────────

@@ -153,6 +153,9 @@ def test_a_run_whose_worker_is_lost_waits_for_it_until_its_schedule_time_out() -
     assert world.step("r", "a").status == "pending"
     effects = world.wait(300, "two")
     assert replies(effects) == [("q", "cancelled", "SCHEDULING_TIMED_OUT")]
+    error = world.stored.headers["r"].error
+    assert error is not None
+    assert error.message.endswith("its run is sticky (HARD) and pinned to one, which is lost")
 
 
 def test_a_worker_that_comes_back_under_its_id_gets_its_runs() -> None:
