@@ -22,6 +22,7 @@ from ganger_broker.messages import (
 from ganger_broker.pool_labels import pool_of_worker
 
 from .attempts import attempt_lost, attempt_returned, is_current, is_started
+from .concurrency import limits_changed
 from .effects import (
     Beat,
     Count,
@@ -205,6 +206,7 @@ def _register_workflows(state: State, event: WorkerRegistered) -> list[str]:
             state.workflows[definition.name] = workflow
             state.seen.add(workflow.digest)
             anticipate(state, definition)
+            limits_changed(state, definition.name)
             state.emit(StoreWorkflow(definition))
             follow_crons(state, definition)
         elif definition.on_crons and known.definition == definition:
