@@ -6,7 +6,7 @@ from ganger_broker.labels import Requirement
 from ganger_broker.messages import Assignment, StepWaits
 from ganger_dispatcher.placement.scorer import weights
 
-from .coming import coming_labels, expect
+from .coming import bring, coming_labels, expect
 from .effects import (
     AddPending,
     Assign,
@@ -147,7 +147,7 @@ def look_again(state: State) -> None:
     for step_run, requirement in list(state.patient.items()):
         if requirement not in there:
             there[requirement] = state.placement.anyone(requirement)
-        if not there[requirement]:
+        if not there[requirement] and step_run in state.patient:
             _place_anew(state, step_run)
 
 
@@ -221,9 +221,7 @@ def _assign(state: State, run: Run, name: str, worker: Worker) -> bool:
         Note("placed", note),
         Assign(worker.id, assignment(run, name, worker)),
     )
-    if coming := coming_labels(run, name):
-        worker.coming[attempt] = coming
-        expect(state, worker)
+    bring(state, worker, attempt, coming_labels(run, name))
     return pinned and _wait_for_its_worker(state, run)
 
 
@@ -287,7 +285,6 @@ def release(state: State, worker: Worker, attempt: str) -> None:
         state.placement.release(worker.id)
     if worker.coming.pop(attempt, None) is not None:
         expect(state, worker)
-        state.look_again = bool(state.patient)
     state.emit(
         ReleaseAttempt(worker.id, attempt),
         _load(worker),

@@ -22,6 +22,7 @@ from ganger_broker.messages import (
 from ganger_broker.pool_labels import pool_of_worker
 
 from .attempts import attempt_lost, attempt_returned, is_current, is_started
+from .coming import arrived
 from .concurrency import limits_changed
 from .effects import (
     Beat,
@@ -182,9 +183,11 @@ def _renewed(state: State, worker: Worker, event: WorkerRegistered) -> Worker:
     state.versions.drop(worker)
     worker.state = WorkerState.DRAINING if event.draining else WorkerState.READY
     worker.actions = _actions(event)
+    changed = dict(event.labels.items() - worker.labels.items())
     if event.label_seq >= worker.label_seq:
         worker.labels, worker.label_seq = dict(event.labels), event.label_seq
     state.placement.rejoin(worker.id, worker.labels, worker.actions, is_open=worker.is_open)
+    arrived(state, worker, changed)
     return worker
 
 
@@ -267,6 +270,7 @@ def labels_changed(state: State, event: LabelsChanged, worker: Worker) -> None:
         Count("label_changes"),
         Note("labels", {"worker": worker.id, "upsert": event.upsert, "delete": delete}),
     )
+    arrived(state, worker, event.upsert)
     match(state, worker)
     look_again(state)
 
