@@ -100,22 +100,32 @@ async def test_a_task_is_a_workflow_of_one_step_and_returns_what_it_returns(app:
     await app.admin.aio.close()
 
 
-async def test_blocking_a_workers_own_loop_is_refused(app: Ganger) -> None:
-    @app.task()
-    async def inner(input: Input, context: Context) -> int:
-        return 1
+async def test_blocking_a_workers_own_loop_is_refused_before_anything_runs(app: Ganger) -> None:
+    ran: list[Any] = []
 
     @app.task()
-    async def outer(input: Input, context: Context) -> str:
-        with pytest.raises(RuntimeError) as caught:
-            inner.run({})
-        return str(caught.value)
+    async def inner(input: Input, context: Context) -> None:
+        ran.append(input)
+
+    @app.task()
+    async def outer(input: Input, context: Context) -> list[str]:
+        said = []
+        for call in (lambda: inner.run({}), lambda: inner.run_many([{}] * 5)):
+            with pytest.raises(RuntimeError) as caught:
+                call()
+            said.append(str(caught.value))
+        return said
 
     worker = app.worker("w")
     worker.register_workflow(inner)
     worker.register_workflow(outer)
     async with worker:
-        assert "await" in await outer.aio_run({}, timeout=PATIENCE)
+        one, many = await outer.aio_run({}, timeout=PATIENCE)
+        assert one.startswith("inner.run() would block the event loop")
+        assert "await inner.aio_run(…)" in one
+        assert "await inner.aio_run_many(…)" in many
+        await inner.aio_run({"last": True}, timeout=PATIENCE)
+    assert ran == [{"last": True}]
     await app.admin.aio.close()
     await asyncio.to_thread(app.close)
 

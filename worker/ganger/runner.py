@@ -31,6 +31,7 @@ from .admin import AsyncAdmin
 from .children import Children
 from .clock import wall_clock
 from .context import Context, UnfitInput, WorkerContext
+from .current_step import as_current_step
 from .failures import NonRetryable, RetryAfter, error_of, timed_out
 from .outbox import Outbox
 from .slots import Slot, Slots
@@ -261,10 +262,11 @@ class StepRunner:
         held.context._validate()
         self._limit(held)
         try:
-            if step.is_async:
-                return await step.call(held.context)
-            variables = contextvars.copy_context()
-            return await self._threads.run(lambda: variables.run(step.call, held.context))
+            with as_current_step(held.context.aio):
+                if step.is_async:
+                    return await step.call(held.context)
+                variables = contextvars.copy_context()
+                return await self._threads.run(lambda: variables.run(step.call, held.context))
         finally:
             if held.timer is not None:
                 held.timer.cancel()
