@@ -5,11 +5,14 @@ from collections.abc import Iterable
 from hashlib import blake2s
 from uuid import uuid4
 
+from msgspec.structs import replace
+
 from ganger_broker.codec import (
     JSON,
     MSGPACK,
+    BadEvent,
     decode_cancel,
-    decode_events,
+    decode_each_event,
     decode_push,
     decode_schedule,
     decode_to_worker,
@@ -66,6 +69,14 @@ def refusal(delivery: Delivery, reason: str, detail: str) -> MessageRefused:
     )
 
 
+def _bad(delivery: Delivery, event: BadEvent) -> MessageRefused:
+    """The fact that one event of a body cannot be taken; the others are. A worker that cannot
+    register for what it says would say it again for ever."""
+    alone = replace(delivery, body=event.body)
+    refused = refusal(alone, event.error.reason, str(event.error))
+    return replace(refused, for_good=event.registers)
+
+
 def facts_of(delivery: Delivery, limit: int) -> Iterable[Fact]:
     """The facts in a delivery, by the first word of its routing key.
 
@@ -75,7 +86,8 @@ def facts_of(delivery: Delivery, limit: int) -> Iterable[Fact]:
     kind, _, name = delivery.routing_key.partition(".")
     match kind:
         case "event":
-            yield from decode_events(delivery.body, limit)
+            for said in decode_each_event(delivery.body, limit):
+                yield _bad(delivery, said) if isinstance(said, BadEvent) else said
         case "returned":
             message = decode_to_worker(delivery.body, limit)
             if isinstance(message, Assignment):
