@@ -1,6 +1,5 @@
 """Deliveries as facts: what programs and workers sent, decoded and checked."""
 
-import re
 from collections.abc import Iterable
 from hashlib import blake2s
 from uuid import uuid4
@@ -20,8 +19,8 @@ from ganger_broker.codec import (
     decode_unschedule,
     kind_of,
 )
-from ganger_broker.errors import InvalidMessage, MalformedMessage
-from ganger_broker.fields import EVENT_KEY_PATTERN
+from ganger_broker.errors import InvalidInput, InvalidMessage, MalformedMessage
+from ganger_broker.event_keys import check_event_key
 from ganger_broker.messages import Assignment
 from ganger_broker.transport import Delivery
 
@@ -94,11 +93,10 @@ def facts_of(delivery: Delivery, limit: int) -> Iterable[Fact]:
                 yield AssignmentReturned(name, message.attempt, no_queue=False)
         case "event-push":
             event = decode_push(delivery.body, delivery.content_type, limit)
-            if not re.fullmatch(EVENT_KEY_PATTERN, name):
-                raise MalformedMessage(
-                    f"routing key {delivery.routing_key!r}: the event's key must have 1 to 200 "
-                    "characters, no space and none of * ? [ ]"
-                )
+            try:
+                check_event_key(name, f"routing key {delivery.routing_key!r}: the event's key")
+            except InvalidInput as exc:
+                raise MalformedMessage(str(exc)) from exc
             event_id = event.event_id or _id_of(delivery)
             yield EventPushed(name, event, event_id, _reply(delivery))
         case "schedule":

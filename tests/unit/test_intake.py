@@ -10,6 +10,8 @@ from pamqp import encode
 
 from ganger_broker.codec import JSON
 from ganger_broker.codec import encode as pack_events
+from ganger_broker.errors import InvalidInput
+from ganger_broker.event_keys import check_event_key
 from ganger_broker.messages import Heartbeat, Refused
 from ganger_broker.topology import Topology
 from ganger_broker.transport import Delivery
@@ -186,3 +188,20 @@ def test_what_is_no_list_of_events_is_refused_whole() -> None:
     [refused] = read(Delivery(body=b"\x01", routing_key="event.w", tag=1), LIMIT)
     assert isinstance(refused, MessageRefused)
     assert refused.detail == "$: Expected `array`, got `int`"
+
+
+# ── events' keys ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("key", ["image:new", "a.b#c", "x" * 200, "é" * 100, "日" * 66])
+def test_an_events_key_fits_a_routing_key(key: str) -> None:
+    check_event_key(key, "key")
+    assert len(f"event-push.{key}".encode()) <= 255
+
+
+@pytest.mark.parametrize(
+    "key", ["", "x" * 201, "é" * 101, "日" * 67, "a b", "a*", "\x00", "\ud800", "a\n", 3]
+)
+def test_what_can_be_no_events_key_is_named(key: Any) -> None:
+    with pytest.raises(InvalidInput, match="^key: "):
+        check_event_key(key, "key")
