@@ -203,5 +203,5 @@ def test_an_events_key_fits_a_routing_key(key: str) -> None:
     "key", ["", "x" * 201, "é" * 101, "日" * 67, "a b", "a*", "\x00", "\ud800", "a\n", 3]
 )
 def test_what_can_be_no_events_key_is_named(key: Any) -> None:
-    with pytest.raises(InvalidInput, match="^key: "):
+    with pytest.raises(InvalidInput, match=r"^key: "):
         check_event_key(key, "key")
