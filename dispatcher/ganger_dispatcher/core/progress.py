@@ -116,8 +116,10 @@ def _leave_family(state: State, run: Run) -> None:
 
 
 def _rescued(run: Run, name: str) -> bool:
-    """Whether the step is that for failures, and has succeeded."""
-    return _is_on_failure(run, name) and run.steps[name].status is StepStatus.SUCCEEDED
+    """Whether the step is that for failures, and has succeeded; any program may say that it is a
+    child of one that never ran."""
+    step = run.steps.get(name) if _is_on_failure(run, name) else None
+    return step is not None and step.status is StepStatus.SUCCEEDED
 
 
 def _is_on_failure(run: Run, name: str) -> bool:

@@ -55,6 +55,7 @@ ROOTS = [
 """Several steps that may begin the run, and one that waits for two of them."""
 API = RateLimit("api", 2, 20)
 KEYS = st.sampled_from(["x", "y"])
+EVENTS = ["image:*"]
 CONCURRENT = {
     "queued": [Concurrency("key", 1), Concurrency(limit=2)],
     "newest": [Concurrency("key", 1, ConcurrencyStrategy.CANCEL_NEWEST)],
@@ -72,6 +73,8 @@ FLOWS |= {
     name: [WorkflowDefinition(name, [LIMITED], concurrency=rules)]
     for name, rules in CONCURRENT.items()
 }
+RAISED = [Concurrency("key", 2), Concurrency(limit=3)]
+FLOWS["queued"].append(WorkflowDefinition("queued", [LIMITED], "2", concurrency=RAISED))
 FLOWS |= {
     f"{sticky}-{on_loss}": [
         WorkflowDefinition(f"{sticky}-{on_loss}", CHAIN, sticky=sticky, sticky_on_loss=on_loss)
@@ -90,6 +93,8 @@ FLOWS |= {
     ]
     for on_loss in StickyOnLoss
 }
-LABELS = st.dictionaries(st.sampled_from(["gpu", "model"]), st.sampled_from([0, 1, 2, "x", "1"]))
+LABELS = st.dictionaries(
+    st.sampled_from(["gpu", "model"]), st.sampled_from([0, 1, 2, "x", "y", "1"])
+)
 PATIENT: dict[str, Any] = {"model": {"value": "x", "weight": 5, "prefer_for": 4}}
 WISHES = st.sampled_from([{}, {}, GPU, WARM, PATIENT, {"model": "x"}])
