@@ -126,7 +126,7 @@ class Term:
         """
         keeping = [asyncio.create_task(keep()) for keep in (self._keep_lease, self._keep_hearing)]
         for task in keeping:
-            task.add_done_callback(lambda _: self.end())
+            task.add_done_callback(self._keeps_no_more)
         try:
             await self._take_over()
             await self._inbox.consume(self._topology.triggers)
@@ -150,6 +150,11 @@ class Term:
             for task in keeping:
                 task.cancel()
             await self._give_back()
+
+    def _keeps_no_more(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # seen: what else ends because of it may be told first
+        self.end()
 
     def end(self) -> None:
         """End soon: commit and send what is being handled, give the rest back."""

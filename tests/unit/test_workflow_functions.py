@@ -143,6 +143,11 @@ def test_what_is_wrong_is_said_where_it_is_written(app: Ganger) -> None:
         app.task(step)  # type: ignore[arg-type]
     with pytest.raises(InvalidWorkflow, match=r"one of functions needs a name"):
         app.workflow().task()(step)
+    for option in ({"on_failure": True}, {"parents": ["x"]}):
+        with pytest.raises(InvalidWorkflow, match="task 'p4': has one step"):
+            app.task("p4", **option)
+    with pytest.raises(InvalidWorkflow, match="task 'step': is a task or a workflow already"):
+        app.task()(app.task()(step))
     wf = app.workflow(name="one")
     wf.task(parents=["gone"])(step)
     with pytest.raises(InvalidWorkflow, match="there is no step 'gone'"):
@@ -151,6 +156,19 @@ def test_what_is_wrong_is_said_where_it_is_written(app: Ganger) -> None:
         app.workflow(name="one").task()(step)
     with pytest.raises(InvalidWorkflow, match="has functions already, and no class"):
         wf(type("Late", (), {}))
+
+
+async def test_a_task_can_be_called_as_the_function_it_is(app: Ganger) -> None:
+    @app.task()
+    async def double(input: Input, context: Context | None) -> int:
+        return int(input["n"]) * 2
+
+    @app.task()
+    def half(input: Input, context: Context | None) -> float:
+        return float(input["n"]) / 2
+
+    assert await double({"n": 2}, None) == 4
+    assert half({"n": 2}, context=None) == 1
 
 
 def test_tasks_come_before_it_is_used(app: Ganger) -> None:

@@ -41,6 +41,7 @@ class Workflow:
         self._name = name
         self._options = dict(options)
         self._methods: dict[str, Callable[..., Any]] = {}
+        self._functions: list[Callable[..., Any]] = []
         self._made: object | None = None
 
     def __call__(self, cls: C) -> C:
@@ -94,6 +95,7 @@ class Workflow:
             if not self._methods:
                 self._app.add_workflow(self._name, self)
             self._methods[f"step_{len(self._methods)}"] = _method(function)
+            self._functions.append(function)
             return function
 
         return decorate
@@ -208,7 +210,14 @@ class Workflow:
 
 
 class Task(Workflow):
-    """What ``@app.task()`` makes of a function: a workflow of one step."""
+    """What ``@app.task()`` makes of a function: a workflow of one step.
+
+    It can still be called as that function, by its own tests, say: that runs nothing.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What its function does with an input and a context."""
+        return self._functions[0](*args, **kwargs)
 
     def output_of(self, outputs: dict[str, Any]) -> Any:
         """What its function returned; objects of the models that its annotation names."""
