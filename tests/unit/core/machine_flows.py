@@ -18,7 +18,7 @@ from ganger_dispatcher.core.state import Policy
 
 POLICY = Policy(worker_timeout=10_000, pickup_deadline=8_000, hold=20_000, most_losses=2)
 WORKERS = ["a", "b", "c"]
-RUNS = [f"r{n}" for n in range(6)]
+RUNS = [f"r{n}" for n in range(8)]
 GPU: dict[str, Any] = {"gpu": {"value": 1, "comparator": "GREATER_THAN_OR_EQUAL"}}
 WARM: dict[str, Any] = {"model": {"value": "x", "weight": 10}}
 FLOWS = {

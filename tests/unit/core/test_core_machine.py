@@ -226,6 +226,32 @@ class CoreMachine(Shell):
         self.tell(StepStarted(worker, incarnation, attempt))
         self.tell(StepFinished(worker, incarnation, attempt, Outcome.SUCCEEDED, output))
 
+    @precondition(lambda self: self.attempts(StepStatus.ASSIGNED))
+    @rule(data=st.data(), then=st.sampled_from(["cancel", "be deaf", "go on", "go on"]))
+    def pick_up(self, data: st.DataObject, then: str) -> None:
+        """An attempt that counts runs; and what ends it is not always its worker."""
+        attempt = data.draw(st.sampled_from(self.attempts(StepStatus.ASSIGNED)))
+        worker = self.ledger.given[attempt]
+        self.tell(StepStarted(worker, self.incarnation(worker), attempt))
+        if then == "cancel":
+            self.cancel(attempt.partition("/")[0])
+        elif then == "be deaf":
+            self.wait(22, True)
+
+    @precondition(lambda self: self.attempts(StepStatus.RUNNING) and self.unused())
+    @rule(data=st.data(), flow=st.sampled_from(["dag", "plain"]), cancel=st.booleans())
+    def spawn(self, data: st.DataObject, flow: str, cancel: bool) -> None:
+        """A step that runs has a child; some of them are cancelled with their parent."""
+        parent = data.draw(st.sampled_from(self.attempts(StepStatus.RUNNING))).rpartition("/")[0]
+        self.trigger(data.draw(st.sampled_from(self.unused())), flow, 1, {}, "p", parent, "x")
+        if cancel:
+            self.cancel(parent.partition("/")[0])
+
+    def unused(self) -> list[str]:
+        """Ids that no run has had."""
+        state = self.core.state
+        return [r for r in RUNS if r not in state.runs and r not in state.held | self.ended]
+
     @precondition(lambda self: self.sent)
     @rule(data=st.data())
     def start(self, data: st.DataObject) -> None:
