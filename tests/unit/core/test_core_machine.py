@@ -206,6 +206,18 @@ class CoreMachine(Shell):
         seq = max(1, self.seq - late)
         self.tell(LabelsChanged(worker, self.incarnation(worker), seq, upsert, delete))
 
+    @precondition(lambda self: self.attempts(StepStatus.ASSIGNED))
+    @rule(data=st.data())
+    def crash_with_it_each_time(self, data: st.DataObject) -> None:
+        """A step whose workers end and come back, one after the other."""
+        attempt = data.draw(st.sampled_from(self.attempts(StepStatus.ASSIGNED)))
+        run_id, name, _ = attempt.split("/")
+        for _ in range(POLICY.most_losses + 1):
+            step = self.stored.steps[run_id][name]
+            if step.status is StepStatus.ASSIGNED and step.worker is not None:
+                labels = dict(self.ledger.labels[step.worker])
+                self.join(step.worker, labels, 2, [*sorted(FLOWS), "dag"], 0, False, False)
+
     @rule(worker=st.sampled_from(WORKERS))
     def drain(self, worker: str) -> None:
         self.tell(WorkerDraining(worker, self.incarnation(worker)))
@@ -246,6 +258,15 @@ class CoreMachine(Shell):
         self.trigger(data.draw(st.sampled_from(self.unused())), flow, 1, {}, "p", parent, "x")
         if cancel:
             self.cancel(parent.partition("/")[0])
+
+    @precondition(lambda self: len(self.unused()) > 2 and self.core.state.workers)
+    @rule(raised=st.booleans())
+    def queue_up(self, raised: bool) -> None:
+        """Several runs of one key, and another limit while some of them wait."""
+        for run in self.unused()[:3]:
+            self.trigger(run, "queued", 1, {}, "p", None, "x")
+        if raised:
+            self.join(WORKERS[0], {"gpu": 1}, 3, ["queued", "dag"], 1, False, False)
 
     def unused(self) -> list[str]:
         """Ids that no run has had."""
