@@ -54,6 +54,7 @@ __all__ = [
     "ToWorker",
     "Trigger",
     "WorkerDraining",
+    "WorkerKilled",
     "WorkerLeft",
     "WorkerRegistered",
 ]
@@ -84,6 +85,7 @@ class FailureReason(StrEnum):
     SCHEDULING_TIMED_OUT = "SCHEDULING_TIMED_OUT"
     CANCELLED = "CANCELLED"
     WORKER_LOST = "WORKER_LOST"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
     UNKNOWN_WORKFLOW = "UNKNOWN_WORKFLOW"
     INVALID_TRIGGER = "INVALID_TRIGGER"
     INVALID_INPUT = "INVALID_INPUT"
@@ -242,6 +244,17 @@ class WorkerLeft(WorkerEvent, tag="worker_left"):
     """The worker ends. What it still holds is to be given to others."""
 
 
+class WorkerKilled(WorkerEvent, tag="worker_killed"):
+    """The worker's process was stopped for ``reason``; ``message`` says it in words.
+
+    Said by who keeps the process and stopped it, or saw it stopped: it passed its memory limit,
+    say. The step that it ran has failed with that reason.
+    """
+
+    reason: FailureReason
+    message: str
+
+
 class StepStarted(WorkerEvent, tag="step_started"):
     """The worker picked the attempt up."""
 
@@ -310,6 +323,7 @@ Event = (
     | LabelsChanged
     | WorkerDraining
     | WorkerLeft
+    | WorkerKilled
     | StepStarted
     | StepFinished
     | StepReleased

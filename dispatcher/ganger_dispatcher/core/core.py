@@ -13,6 +13,7 @@ from ganger_broker.messages import (
     StepStarted,
     StepWaits,
     WorkerDraining,
+    WorkerKilled,
     WorkerLeft,
     WorkerRegistered,
 )
@@ -21,6 +22,7 @@ from . import (
     attempts,
     concurrency,
     events,
+    kills,
     logs,
     placing,
     progress,
@@ -183,6 +185,8 @@ class Core:
                 workers.left(state, event, worker)
 
     def _time_passed(self, fact: TimePassed) -> None:
+            case WorkerKilled():
+                kills.killed(state, event, worker)
         state = self.state
         due = list(state.due())
         if not fact.caught_up:
