@@ -29,6 +29,7 @@ from .core.facts import (
     TimePassed,
     TriggerReceived,
 )
+from .core.scaling import Scaling
 from .core.schedules import one_off_schedules, tick_run_id
 from .core.state import Policy
 from .inbox import Inbox, Received
@@ -60,6 +61,13 @@ def policy_of(settings: Settings) -> Policy:
         hold=round(settings.hold * 1000),
         priority_ageing=round(settings.priority_ageing * 1000),
     )
+        scaling=Scaling(
+            round(settings.scale_window * 1000),
+            settings.scale_up,
+            settings.scale_down,
+            settings.scale_least,
+            settings.scale_most,
+        ),
 
 
 def _parent_run(fact: TriggerReceived) -> str:

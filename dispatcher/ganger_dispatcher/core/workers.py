@@ -38,6 +38,7 @@ from .effects import (
 from .facts import AssignmentReturned
 from .inputs import InputSchema, schema_problem
 from .placing import look_again, match, place_patient_anew, release, repin, room
+from .pools import noticed
 from .rates import Rate
 from .records import RateUse, Worker, WorkerState
 from .schedules import follow_crons
@@ -49,8 +50,8 @@ from .workflow import Workflow
 __all__ = [
     "anticipate",
     "draining",
-    "fresh_deadlines",
     "forget",
+    "fresh_deadlines",
     "heard",
     "heartbeat",
     "labels_changed",
@@ -166,6 +167,7 @@ def _joined(state: State, event: WorkerRegistered, past: list[str]) -> Worker:
         worker.id, worker.labels, worker.actions, worker.slots, is_open=worker.is_open
     )
     watch(state, worker)
+    noticed(state, worker.labels)
     state.emit(
         Count("workers_registered"),
         Note("worker_joined", {"worker": worker.id, "labels": worker.labels}),
@@ -182,6 +184,7 @@ def _renewed(state: State, worker: Worker, event: WorkerRegistered) -> Worker:
     if event.label_seq >= worker.label_seq:
         worker.labels, worker.label_seq = dict(event.labels), event.label_seq
     state.placement.rejoin(worker.id, worker.labels, worker.actions, is_open=worker.is_open)
+    noticed(state, worker.labels)
     return worker
 
 
@@ -256,6 +259,7 @@ def labels_changed(state: State, event: LabelsChanged, worker: Worker) -> None:
         worker.labels.pop(key, None)
     worker.labels.update(event.upsert)
     state.placement.change_labels(worker.id, event.upsert, delete)
+    noticed(state, event.upsert)
     state.emit(
         StoreLabels(worker.id, event.seq, event.upsert, delete),
         Count("label_changes"),
