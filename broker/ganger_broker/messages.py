@@ -247,8 +247,8 @@ class WorkerLeft(WorkerEvent, tag="worker_left"):
 class WorkerKilled(WorkerEvent, tag="worker_killed"):
     """The worker's process was stopped for ``reason``; ``message`` says it in words.
 
-    Said by who keeps the process and stopped it, or saw it stopped: it passed its memory limit,
-    say. The step that it ran has failed with that reason.
+    Said by who keeps the process, when it has ended (a live one would register again): it passed
+    its memory limit, say. The step that it ran has failed with that reason.
     """
 
     reason: FailureReason
