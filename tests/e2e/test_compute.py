@@ -169,3 +169,22 @@ async def test_down_lets_running_steps_end(
         await deployed.run("down")
         _, result = program.result()
     assert result["status"] == "succeeded"
+
+
+async def test_a_pool_follows_its_load_between_its_bounds(
+    fleet: Fleet, deployed: Deployment, broker_url: str, prefix: str
+) -> None:
+    fleet.environment["GANGER_SCALE_WINDOW"] = "2s"
+    await fleet.processes.pop("dispatcher").stop()
+    await fleet.dispatcher()
+    up = ("up", APP, "--slots", "1", "--scale", f"{SMALL}=1", "--scale", f"{LARGE}=0")
+    await deployed.run(*up, "--autoscale", "0:3")
+    with publisher(broker_url, prefix) as program:
+        for number in range(6):
+            program.trigger("nap", f"r{number}", input={"seconds": 3})
+        await deployed.until_running(SMALL, {1, 2, 3})
+        results = [program.result()[1] for _ in range(6)]
+    assert {result["status"] for result in results} == {"succeeded"}
+    assert len({result["output"]["nap"] for result in results}) > 1
+    await deployed.until_running(SMALL, set())  # nothing to do for a whole window
+    assert (await deployed.shown())["pools"][SMALL]["load"]["wanted"] == 0
