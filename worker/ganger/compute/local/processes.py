@@ -13,6 +13,8 @@ import psutil
 __all__ = ["ReplicaProcess", "find", "start", "worker_command"]
 
 MB = 2**20
+CLOCK_SET = 5.0
+"""Seconds that the clock may be put on or back by, as time servers do."""
 LARGE_LOG = 16 * MB
 """Bytes of a log beyond which it is put aside when its process starts anew."""
 
@@ -95,12 +97,14 @@ def start(
 
 
 def find(pid: int | None, began: float | None) -> ReplicaProcess | None:
-    """The process of this number, if it is the one that began then."""
+    """The process of this number, if it is the one that began then (or so the system says: when
+    it began is counted from the clock, which may have been set since)."""
     if pid is None or began is None:
         return None
     with suppress(psutil.Error):
         process = psutil.Process(pid)
-        if process.create_time() == began and process.status() != psutil.STATUS_ZOMBIE:
+        near = abs(process.create_time() - began) < CLOCK_SET
+        if near and process.status() != psutil.STATUS_ZOMBIE:
             return ReplicaProcess(process, None)
     return None
 

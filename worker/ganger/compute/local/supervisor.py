@@ -58,12 +58,15 @@ def backoff(failures: int) -> float:
 
 @dataclass
 class _Held:
-    """A replica of this machine. ``stop_by``: when it is killed if it has not ended."""
+    """A replica of this machine. ``stop_by``: when it is killed if it has not ended;
+    ``before``: the incarnation of the process before, which the dispatcher may know for a while.
+    """
 
     record: ReplicaRecord
     limit: Limit
     process: ReplicaProcess | None = None
     incarnation: str | None = None
+    before: str | None = None
     began: float = 0.0
     failures: int = 0
     stopped: int = 0
@@ -91,6 +94,7 @@ class Supervisor:
         self._cgroups = find_cgroup_root()
         self._held: dict[str, _Held] = {}
         self._kept: dict[str, ReplicaRecord] = {}
+        self._known: dict[str, str] = {}
         self._deployment: Deployment | None = None
         self._stopping = asyncio.Event()
         self._looked_around = 0.0
@@ -171,13 +175,14 @@ class Supervisor:
         )
         await self._store.save_supervisor(self._name, record)
         uses = {use.worker: use for use in await self._store.uses()}
+        self._known = {worker: use.incarnation for worker, use in uses.items()}
         for worker, held in self._held.items():
             self._look_at_use(held, uses.get(worker))
 
     def _look_at_use(self, held: _Held, use: WorkerUse | None) -> None:
         if held.process is None or held.process.ended() is not None:
             return
-        if use is not None:
+        if use is not None and use.incarnation != held.before:
             held.incarnation = use.incarnation
             if held.record.state is ReplicaState.STARTING:
                 self._move(held, ReplicaState.RUNNING)
@@ -280,6 +285,7 @@ class Supervisor:
             self._settings.drain_grace,
         )
         held.killed = held.incarnation = held.stop_by = None
+        held.before = self._known.get(record.worker)
         held.stopped = held.limit.stopped()
         held.began = self._clock()
         try:
