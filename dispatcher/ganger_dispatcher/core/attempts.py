@@ -105,13 +105,20 @@ def watch(state: State, run: Run, name: str) -> None:
 def timed_out(state: State, attempt: str) -> None:
     """The time of a running attempt is over and its worker is deaf: it has failed.
 
-    The worker is told; the slot is its until it says that the attempt is gone.
+    The worker is told; the slot is its until it says that the attempt is gone. One that has
+    said nothing at all since may be lost rather than deaf, and what it had is for others.
     """
     found = _current(state, attempt)
     if found is None or found[2].status is not StepStatus.RUNNING:
         return
     _, name, step = found
     if step.timeout_at is None or step.timeout_at > state.now:
+        return
+    worker = state.workers[step.worker or ""]
+    over_at = step.timeout_at - state.policy.timeout_grace
+    if worker.id in state.unheard or worker.heartbeat_at < over_at:
+        lost_at = worker.heartbeat_at + state.policy.worker_timeout
+        state.wake(max(lost_at, state.now + 1), "timeout", attempt)
         return
     text = f"its worker {step.worker} did not end it within its timeout"
     error = RunError(FailureReason.TIMED_OUT, text, step=name, attempt=attempt)
