@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +191,8 @@ class Supervisor:
         held.record = replace(held.record, memory_mb=memory)
         most = self._pool_of(held.record.pool)
         if most is not None and memory > most.memory_mb and held.killed is None:
-            held.killed = f"it held {memory:,.0f} MB of memory, over its {most.memory_mb:,} MB"
+            over = f"over its {most.memory_mb:,} MB"
+            held.killed = f"its worker held {memory:,.0f} MB of memory, {over}"
             held.process.kill()
 
     def _pool_of(self, pool: str) -> PoolRecord | None:
@@ -202,11 +204,17 @@ class Supervisor:
         if bounds is None or deployment.leaving:
             return deployment
         loads = await self._store.loads()
-        scale = {
-            pool: min(max(load.wanted, bounds.least), bounds.most)
-            for pool, load in loads.items()
-            if pool in deployment.pools
-        }
+        running = Counter(
+            held.record.pool
+            for held in self._held.values()
+            if held.record.state is ReplicaState.RUNNING
+        )
+        scale = {}
+        for pool, load in loads.items():
+            if pool in deployment.pools:
+                # workers of the pool that are not of this deployment are somebody else's to scale
+                others = max(0, load.workers - running[pool])
+                scale[pool] = min(max(load.wanted - others, bounds.least), bounds.most)
         now = {pool.pool.name: len(pool.replicas) for pool in plan_of(deployment).pools}
         changed = {pool: count for pool, count in scale.items() if count != now[pool]}
         if not changed:
@@ -226,9 +234,10 @@ class Supervisor:
                 self._log.warning("killing a replica that did not end", worker=held.record.worker)
                 held.process.kill()
             return
-        if held.limit.stopped() > held.stopped:
-            pool = self._pool_of(held.record.pool)
-            held.killed = f"it needed more than its {pool.memory_mb if pool else 0:,} MB of memory"
+        pool = self._pool_of(held.record.pool)
+        if held.limit.stopped() > held.stopped or held.process.starved:
+            most = pool.memory_mb if pool else 0
+            held.killed = f"its worker needed more than its {most:,} MB of memory: {ended}"
         if held.killed is not None:
             ended = held.killed
             await self._tell_killed(held)
@@ -294,16 +303,21 @@ class Supervisor:
             self._end(held, f"it could not be started: {exc}")
             return
         held.process = process
-        self._bound(held, pool)
+        self._bound(held, pool, deployment.slots)
         held.record = replace(record, pid=process.pid, began=process.began, retry_at=None)
         self._move(held, ReplicaState.STARTING)
 
-    def _bound(self, held: _Held, pool: PoolRecord) -> None:
+    def _bound(self, held: _Held, pool: PoolRecord, threads: int) -> None:
         if held.process is None:
             return
-        sizes = {"cpu_kind": pool.cpu_kind, "cpus": pool.cpus, "memory_mb": pool.memory_mb}
         try:
-            held.limit.apply(held.process.pid, **sizes)  # type: ignore[arg-type]
+            held.limit.apply(
+                held.process.pid,
+                cpu_kind=pool.cpu_kind,
+                cpus=pool.cpus,
+                memory_mb=pool.memory_mb,
+                threads=threads,
+            )
         except (OSError, psutil.Error) as exc:
             held.killed = f"its memory could not be bounded: {exc}"
             held.process.kill()
