@@ -160,20 +160,20 @@ async def test_a_hog_is_stopped_by_its_limit_and_its_step_says_why(
 
 
 async def test_a_replica_is_ended_with_all_that_it_started_and_its_step_says_why(
-    fleet: Fleet, deployed: Deployment, broker_url: str, prefix: str
+    deployed: Deployment, broker_url: str, prefix: str, tmp_path: Path
 ) -> None:
     await deployed.run("up", APP, "--scale", f"{SMALL}=1", "--scale", f"{LARGE}=0")
     before = await deployed.until_running(SMALL, {1})
     worker = psutil.Process(before[1]["pid"])
     with publisher(broker_url, prefix) as program:
-        program.trigger("hog", run_id="it", input={"mb": 100, "processes": 3})
-        await until_busy(fleet, "it")
-        family = worker.children()
+        program.trigger("hog", input={"mb": 100, "processes": 3, "pids": str(tmp_path / "pids")})
         _, result = program.result()
+        family = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
         assert len(family) == 3
         assert result["error"]["reason"] == "OUT_OF_MEMORY"
         assert "of memory" in result["error"]["message"]
-        _, alive = psutil.wait_procs([worker, *family], timeout=10)
+        there = [psutil.Process(pid) for pid in family if psutil.pid_exists(pid)]
+        _, alive = psutil.wait_procs([worker, *there], timeout=10)
         assert alive == []
 
         await deployed.until_running(SMALL, {1})

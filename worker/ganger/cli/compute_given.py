@@ -49,6 +49,17 @@ class Given:
         """What runs its replicas."""
         return make_adapter(deployment.on, self.settings, deployment.options)
 
+    def change(self, name: str, change: Callable[[Deployment], Deployment]) -> Deployment:
+        """The deployment as ``change`` makes it, kept.
+
+        Raises:
+            InvalidInput: there is none of that name.
+        """
+        changed = self.ask(lambda store: store.change(name, change))
+        if changed is None:
+            raise InvalidInput(f"deployment: there is no {name!r} any more")
+        return changed
+
     def one(self, name: str | None) -> Deployment:
         """The deployment of this name, or without one the only one.
 

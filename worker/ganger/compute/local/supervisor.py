@@ -220,8 +220,10 @@ class Supervisor:
         if not changed:
             return deployment
         self._log.info("following the load", replicas=changed)
-        self._deployment = scaled(deployment, changed)
-        await self._store.save(self._deployment)
+        now_wanted = await self._store.change(
+            self._name, lambda found: found if found.leaving else scaled(found, changed)
+        )
+        self._deployment = now_wanted or deployment
         return self._deployment
 
     async def _look(self, held: _Held) -> None:
