@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 
 from .fleet import Fleet, until_busy
 from .processes import ganger, ganger_json
@@ -140,6 +141,29 @@ async def test_a_killed_replica_and_a_killed_supervisor_come_back(
     assert last[2]["pid"] != now[2]["pid"]
     assert (await deployed.shown())["supervisor"]["pid"] != supervisor
     assert "draining" not in await deployed.run("logs", f"{SMALL}.1", "-n", "5")
+
+
+async def test_what_redis_forgets_is_kept_again_and_nothing_is_started_twice(
+    deployed: Deployment, redis_url: str, prefix: str
+) -> None:
+    up = ("up", APP, "--scale", f"{SMALL}=2", "--scale", f"{LARGE}=0")
+    await deployed.run(*up)
+    before = await deployed.until_running(SMALL, {1, 2})
+    keys = (f"{prefix}:deployments", f"{prefix}:deployment:compute-app")
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(*keys)
+        async with asyncio.timeout(30):
+            while client.exists(*keys) != 2:
+                await asyncio.to_thread(client.ping)
+        assert pids(await deployed.until_running(SMALL, {1, 2})) == pids(before)
+
+        # nor where the supervisor is gone as well
+        os.kill((await deployed.shown())["supervisor"]["pid"], signal.SIGKILL)
+        client.delete(*keys)
+    await deployed.run(*up)
+    assert pids(await deployed.until_running(SMALL, {1, 2})) == pids(before)
+    await deployed.run("down")
+    assert not [pid for pid in pids(before).values() if psutil.pid_exists(pid)]
 
 
 async def test_a_hog_is_stopped_by_its_limit_and_its_step_says_why(

@@ -105,7 +105,7 @@ def plan(
     uses: list[WorkerUse] = []
     change = None
     if known:
-        uses = given.ask(lambda store: store.uses())
+        uses = given.uses(made.name)
         running = given.adapter(made).running(made, intended)
         change = None if running is None else changes(intended, running)
     found = advice(intended, uses)

@@ -106,8 +106,10 @@ class Local:
         said: dict[str, tuple[str, int]] = {}
         while True:
             records = self._ask(lambda store: store.replicas(deployment.name))
+            supervisor = self._ask(lambda store: store.supervisor(deployment.name))
             yield from _news(records, said)
-            if not records:
+            gone = supervisor is None or find(supervisor.pid, supervisor.began) is None
+            if not records and gone:  # it ends when all is down
                 return
             time.sleep(LOOK)
 
@@ -129,7 +131,8 @@ class Local:
         yield f"supervisor started, pid {process.pid}; its log: {log}"
         until = time.monotonic() + SUPERVISOR_PATIENCE
         while record is None or find(record.pid, record.began) is None:
-            # it ends with 0 where somebody else has just started one
+            if process.poll() == 0:
+                return  # somebody else has just started one, or there was nothing left to do
             if process.poll() or time.monotonic() > until:
                 raise DeployFailed(f"its supervisor does not come up; its log: {log}")
             time.sleep(LOOK)
