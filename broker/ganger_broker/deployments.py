@@ -80,6 +80,7 @@ class ReplicaRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     ``worker`` is its worker's id. ``pid`` and ``began`` (when the process was created, seconds
     since 1970, as the system says) tell it from another process of the same number.
     ``ended``: how its process ended last, in words. ``limit``: what bounds its memory.
+    ``memory_mb`` and ``cpus``: what it and the processes that it started use.
     """
 
     worker: str
@@ -96,6 +97,7 @@ class ReplicaRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     log: str = ""
     limit: str = ""
     memory_mb: float | None = None
+    cpus: float | None = None
 
 
 class SupervisorRecord(msgspec.Struct, frozen=True):
@@ -111,7 +113,9 @@ class PoolLoad(msgspec.Struct, frozen=True):
     """What a pool has to do, and how many replicas that wants: a value of the hash
     ``<prefix>:pools``, by the dispatcher.
 
-    ``pending`` steps wait for its workers, of whose ``slots`` ``used`` are in use.
+    ``pending`` steps wait for its workers, of whose ``slots`` ``used`` are in use; those that
+    are draining do not count. ``slots_each``: of a replica, as last seen. ``wanted`` follows
+    ``ganger_dispatcher.core.scaling``.
     """
 
     workers: int
@@ -120,3 +124,4 @@ class PoolLoad(msgspec.Struct, frozen=True):
     pending: int
     wanted: int
     at: int
+    slots_each: float = 1.0

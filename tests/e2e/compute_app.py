@@ -1,6 +1,10 @@
 """Two pools in several regions, for the tests of ``ganger compute``."""
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from ganger import Compute, Context, Ganger
@@ -28,7 +32,18 @@ class Report:
 
 @app.task(compute=SMALL)
 def hog(input: dict[str, Any], context: Context) -> int:
-    """Holds more memory than its machine has."""
+    """Wants more memory than its machine has: itself, or with processes that it starts; or aborts,
+    as native code does that gets none."""
+    if input.get("aborts"):
+        os.abort()
+    code = f"held = bytearray({int(input['mb'])} * 2**20); import time; time.sleep(600)"
+    if input.get("processes"):
+        command = [sys.executable, "-c", code]
+        started = [
+            subprocess.Popen(command, start_new_session=True) for _ in range(input["processes"])
+        ]
+        Path(input["pids"]).write_text(" ".join(str(process.pid) for process in started))
+        time.sleep(600)
     return len(bytearray(int(input["mb"]) * 2**20))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 
 from .fleet import Fleet, until_busy
 from .processes import ganger, ganger_json
@@ -142,6 +143,29 @@ async def test_a_killed_replica_and_a_killed_supervisor_come_back(
     assert "draining" not in await deployed.run("logs", f"{SMALL}.1", "-n", "5")
 
 
+async def test_what_redis_forgets_is_kept_again_and_nothing_is_started_twice(
+    deployed: Deployment, redis_url: str, prefix: str
+) -> None:
+    up = ("up", APP, "--scale", f"{SMALL}=2", "--scale", f"{LARGE}=0")
+    await deployed.run(*up)
+    before = await deployed.until_running(SMALL, {1, 2})
+    keys = (f"{prefix}:deployments", f"{prefix}:deployment:compute-app")
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(*keys)
+        async with asyncio.timeout(30):
+            while client.exists(*keys) != 2:
+                await asyncio.to_thread(client.ping)
+        assert pids(await deployed.until_running(SMALL, {1, 2})) == pids(before)
+
+        # nor where the supervisor is gone as well
+        os.kill((await deployed.shown())["supervisor"]["pid"], signal.SIGKILL)
+        client.delete(*keys)
+    await deployed.run(*up)
+    assert pids(await deployed.until_running(SMALL, {1, 2})) == pids(before)
+    await deployed.run("down")
+    assert not [pid for pid in pids(before).values() if psutil.pid_exists(pid)]
+
+
 async def test_a_hog_is_stopped_by_its_limit_and_its_step_says_why(
     deployed: Deployment, broker_url: str, prefix: str
 ) -> None:
@@ -159,6 +183,30 @@ async def test_a_hog_is_stopped_by_its_limit_and_its_step_says_why(
         assert pids(await deployed.until_running(SMALL, {1})) == pids(before)
 
 
+async def test_a_replica_is_ended_with_all_that_it_started_and_its_step_says_why(
+    deployed: Deployment, broker_url: str, prefix: str, tmp_path: Path
+) -> None:
+    await deployed.run("up", APP, "--scale", f"{SMALL}=1", "--scale", f"{LARGE}=0")
+    before = await deployed.until_running(SMALL, {1})
+    worker = psutil.Process(before[1]["pid"])
+    with publisher(broker_url, prefix) as program:
+        program.trigger("hog", input={"mb": 100, "processes": 3, "pids": str(tmp_path / "pids")})
+        _, result = program.result()
+        family = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+        assert len(family) == 3
+        assert result["error"]["reason"] == "OUT_OF_MEMORY"
+        assert "of memory" in result["error"]["message"]
+        there = [psutil.Process(pid) for pid in family if psutil.pid_exists(pid)]
+        _, alive = psutil.wait_procs([worker, *there], timeout=10)
+        assert alive == []
+
+        await deployed.until_running(SMALL, {1})
+        program.trigger("hog", "it", input={"mb": 1, "aborts": True})
+        _, result = program.result()
+    assert result["error"]["reason"] == "OUT_OF_MEMORY"
+    assert "killed by SIGABRT" in result["error"]["message"]
+
+
 async def test_down_lets_running_steps_end(
     fleet: Fleet, deployed: Deployment, broker_url: str, prefix: str
 ) -> None:
@@ -169,3 +217,22 @@ async def test_down_lets_running_steps_end(
         await deployed.run("down")
         _, result = program.result()
     assert result["status"] == "succeeded"
+
+
+async def test_a_pool_follows_its_load_between_its_bounds(
+    fleet: Fleet, deployed: Deployment, broker_url: str, prefix: str
+) -> None:
+    fleet.environment["GANGER_SCALE_WINDOW"] = "2s"
+    await fleet.processes.pop("dispatcher").stop()
+    await fleet.dispatcher()
+    up = ("up", APP, "--slots", "1", "--scale", f"{SMALL}=1", "--scale", f"{LARGE}=0")
+    await deployed.run(*up, "--autoscale", "0:3")
+    with publisher(broker_url, prefix) as program:
+        for number in range(6):
+            program.trigger("nap", f"r{number}", input={"seconds": 3})
+        await deployed.until_running(SMALL, {1, 2, 3})
+        results = [program.result()[1] for _ in range(6)]
+    assert {result["status"] for result in results} == {"succeeded"}
+    assert len({result["output"]["nap"] for result in results}) > 1
+    await deployed.until_running(SMALL, set())  # nothing to do for a whole window
+    assert (await deployed.shown())["pools"][SMALL]["load"]["wanted"] == 0

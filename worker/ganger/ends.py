@@ -8,6 +8,7 @@ import structlog
 
 from ganger_broker.codec import encode_event
 from ganger_broker.errors import InvalidInput, MalformedMessage
+from ganger_broker.labels import LabelValue
 from ganger_broker.messages import Assignment, FailureReason, Outcome, RunError, StepFinished
 
 from .context import UnfitInput
@@ -39,14 +40,17 @@ class Ends:
         error = RunError(FailureReason.CANCELLED, reason)
         return self._pack(assignment, Outcome.CANCELLED, error=error)
 
-    def raised(self, assignment: Assignment, error: BaseException) -> bytes:
-        """The step raised."""
+    def raised(
+        self, assignment: Assignment, error: BaseException, memory_mb: LabelValue | None = None
+    ) -> bytes:
+        """The step raised. ``memory_mb``: what the worker may use, where it has a limit."""
         if isinstance(error, UnfitInput):
             failure = RunError(FailureReason.INVALID_INPUT, str(error))
             return self.failed(assignment, failure, retryable=False)
         retryable = not isinstance(error, NonRetryable)
         after = error.seconds if isinstance(error, RetryAfter) else None
-        return self.failed(assignment, error_of(error), retryable=retryable, retry_after=after)
+        failure = error_of(error, memory_mb)
+        return self.failed(assignment, failure, retryable=retryable, retry_after=after)
 
     def returned(self, assignment: Assignment, step: BoundStep | None, output: Any) -> bytes:
         """The step returned; it has failed if that can be no output."""

@@ -20,6 +20,7 @@ from ganger_broker.messages import (
     StepStarted,
     StepWaits,
 )
+from ganger_broker.pool_labels import MEMORY_MB
 from ganger_broker.transport import Delivery
 
 from .admin import AsyncAdmin
@@ -336,7 +337,8 @@ class StepRunner:
         if held.timed_out:
             return self._ends.failed(held.assignment, timed_out(held.seconds))
         if error is not None:
-            return self._ends.raised(held.assignment, error)
+            memory_mb = self._worker.get_labels().get(MEMORY_MB)
+            return self._ends.raised(held.assignment, error, memory_mb)
         return self._ends.returned(held.assignment, held.step, output)
 
     def _remember(self, attempt: str) -> None:

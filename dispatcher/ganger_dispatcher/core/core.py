@@ -14,6 +14,7 @@ from ganger_broker.messages import (
     StepStarted,
     StepWaits,
     WorkerDraining,
+    WorkerKilled,
     WorkerLeft,
     WorkerRegistered,
 )
@@ -22,8 +23,10 @@ from . import (
     attempts,
     concurrency,
     events,
+    kills,
     logs,
     placing,
+    pools,
     progress,
     schedules,
     triggers,
@@ -61,6 +64,7 @@ _DUE = {
     "backoff": attempts.backoff_is_over,
     "timeout": attempts.timed_out,
     "held": triggers.hold_is_over,
+    "pools": pools.look,
 }
 """What is done about a wake-up, by its kind; that of workers is looked at together."""
 
@@ -178,6 +182,8 @@ class Core:
                 workers.draining(state, event, worker)
             case WorkerLeft():
                 workers.left(state, event, worker)
+            case WorkerKilled():
+                kills.killed(state, event, worker)
 
     def _time_passed(self, fact: TimePassed) -> None:
         state = self.state
@@ -228,6 +234,8 @@ class Core:
             if worker.coming:
                 expect_again(state, worker)
             workers.watch(state, worker)
+            pools.noticed(state, worker.labels)
+        pools.restore(state, snapshot.pools)
         state.unheard.update(state.workers)
         for use in snapshot.rates:
             state.rates[use.limit.key] = Rate(use.limit, use.used)

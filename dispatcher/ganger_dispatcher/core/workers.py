@@ -12,6 +12,7 @@ from ganger_broker.messages import (
     Refused,
     RegisterAgain,
     WorkerDraining,
+    WorkerKilled,
     WorkerLeft,
     WorkerRegistered,
 )
@@ -39,6 +40,7 @@ from .placing import (
     repin,
     tell_apart,
 )
+from .pools import noticed
 from .records import Worker, WorkerState
 from .registering import bad_definition, register_limits, register_workflows, retire
 from .state import State, TimerFailed
@@ -47,6 +49,7 @@ from .versions import actions_of, versions_of
 
 __all__ = [
     "draining",
+    "forget",
     "fresh_deadlines",
     "heard",
     "heartbeat",
@@ -67,7 +70,7 @@ def heard(state: State, event: Event) -> Worker | None:
     """The worker that speaks, its deadline put off; None where the event is not to count."""
     worker = state.workers.get(event.worker)
     if worker is None:
-        if not isinstance(event, WorkerLeft):
+        if not isinstance(event, WorkerLeft | WorkerKilled):
             state.emit(Tell(event.worker, RegisterAgain()))
         return None
     if worker.incarnation != event.incarnation:
@@ -79,7 +82,7 @@ def heard(state: State, event: Event) -> Worker | None:
         state.emit(Beat(worker.id, state.now, event.memory_mb, event.cpus))
     else:
         state.emit(Beat(worker.id, state.now))
-    if worker.state is WorkerState.UNREACHABLE:
+    if worker.state is WorkerState.UNREACHABLE and not isinstance(event, WorkerKilled):
         state.emit(Tell(worker.id, RegisterAgain()))  # it may have a queue again
     return worker
 
@@ -97,7 +100,7 @@ def registered(state: State, event: WorkerRegistered) -> None:
     if known is not None and known.incarnation == event.incarnation:
         worker, lost = _renewed(state, known, event), []
     else:
-        lost = _remove(state, known) if known is not None else []
+        lost = forget(state, known) if known is not None else []
         past = [*known.past, known.incarnation][-_PAST:] if known is not None else []
         worker = _joined(state, event, past)
     state.unheard.discard(worker.id)
@@ -142,6 +145,7 @@ def _joined(state: State, event: WorkerRegistered, past: list[str]) -> Worker:
         worker.id, worker.labels, actions_of(worker), worker.slots, is_open=worker.is_open
     )
     watch(state, worker)
+    noticed(state, worker.labels)
     state.emit(
         Count("workers_registered"),
         Note("worker_joined", {"worker": worker.id, "labels": worker.labels}),
@@ -160,6 +164,7 @@ def _renewed(state: State, worker: Worker, event: WorkerRegistered) -> Worker:
         worker.labels, worker.label_seq = dict(event.labels), event.label_seq
     state.placement.rejoin(worker.id, worker.labels, actions_of(worker), is_open=worker.is_open)
     arrived(state, worker, changed)
+    noticed(state, worker.labels)
     return worker
 
 
@@ -196,6 +201,7 @@ def labels_changed(state: State, event: LabelsChanged, worker: Worker) -> None:
         worker.labels.pop(key, None)
     worker.labels.update(event.upsert)
     state.placement.change_labels(worker.id, event.upsert, delete)
+    noticed(state, event.upsert)
     state.emit(
         StoreLabels(worker.id, event.seq, event.upsert, delete),
         Count("label_changes"),
@@ -226,7 +232,7 @@ def _close(state: State, worker: Worker, to: WorkerState) -> None:
 
 def left(state: State, _: WorkerLeft, worker: Worker) -> None:
     """The worker has ended; what it had still is for others, and is no loss that counts."""
-    attempts = _remove(state, worker)
+    attempts = forget(state, worker)
     retire(state, worker)
     state.emit(DeleteQueue(worker.id), Note("worker_left", {"worker": worker.id}))
     for attempt in attempts:
@@ -276,7 +282,7 @@ def _remove_silent(state: State, name: str) -> Worker | None:
     if worker.heartbeat_at + state.policy.worker_timeout > state.now:
         watch(state, worker)
         return None
-    attempts = _remove(state, worker)
+    attempts = forget(state, worker)
     state.emit(
         DeleteQueue(worker_id),
         Count("workers_lost"),
@@ -292,8 +298,8 @@ def fresh_deadlines(state: State) -> None:
     state.unheard.update(state.workers)
 
 
-def _remove(state: State, worker: Worker) -> list[str]:
-    """Forget a worker; the attempts it held."""
+def forget(state: State, worker: Worker) -> list[str]:
+    """The worker is gone; the attempts it held, for which something is still to be done."""
     del state.workers[worker.id]
     state.unheard.discard(worker.id)
     state.versions.drop(worker)

@@ -121,7 +121,7 @@ def test_fly_waits_longer_than_the_worker_drains(world: World) -> None:
     world.apply(settings=settings)
     config = world.fly.machines[FIRST]["config"]
     assert config["stop_config"] == {"signal": "SIGTERM", "timeout": "105s"}
-    assert config["env"] == {"GANGER_DRAIN_GRACE": "90.0", "GANGER_PREFIX": "blue"}
+    assert config["env"] == {"GANGER_DRAIN_GRACE": "90", "GANGER_PREFIX": "blue"}
 
 
 def test_the_settings_that_a_machine_gets_are_those_of_the_command(

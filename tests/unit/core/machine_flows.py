@@ -14,6 +14,7 @@ from ganger_broker.definitions import (
     StickyStrategy,
     WorkflowDefinition,
 )
+from ganger_broker.pool_labels import POOL
 from ganger_dispatcher.core.state import Policy
 
 POLICY = Policy(worker_timeout=10_000, pickup_deadline=8_000, hold=20_000, most_losses=2)
@@ -54,6 +55,7 @@ ROOTS = [
 ]
 """Several steps that may begin the run, and one that waits for two of them."""
 API = RateLimit("api", 2, 20)
+POOLED = StepDefinition("s", pool="p", retries=1, desired_worker_labels=WARM, schedule_timeout=15)
 KEYS = st.sampled_from(["x", "y"])
 EVENTS = ["image:*"]
 CONCURRENT = {
@@ -69,6 +71,7 @@ FLOWS["ticking"] = [
     WorkflowDefinition("ticking", [StepDefinition("s", schedule_timeout=30)], on_crons=CRONS),
     WorkflowDefinition("ticking", [StepDefinition("s")], "2", on_crons=CRONS[:1]),
 ]
+FLOWS["pooled"] = [WorkflowDefinition("pooled", [POOLED])]
 FLOWS |= {
     name: [WorkflowDefinition(name, [LIMITED], concurrency=rules)]
     for name, rules in CONCURRENT.items()
@@ -94,7 +97,7 @@ FLOWS |= {
     for on_loss in StickyOnLoss
 }
 LABELS = st.dictionaries(
-    st.sampled_from(["gpu", "model"]), st.sampled_from([0, 1, 2, "x", "y", "1"])
+    st.sampled_from(["gpu", "model", POOL]), st.sampled_from([0, 1, 2, "x", "y", "1", "p"])
 )
 PATIENT: dict[str, Any] = {"model": {"value": "x", "weight": 5, "prefer_for": 4}}
 WISHES = st.sampled_from([{}, {}, GPU, WARM, PATIENT, {"model": "x"}])

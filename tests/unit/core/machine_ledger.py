@@ -16,6 +16,7 @@ from ganger_broker.messages import (
     Trigger,
     WorkerRegistered,
 )
+from ganger_broker.pool_labels import desired_in_pool
 from ganger_dispatcher.core import Core
 from ganger_dispatcher.core import effects as do
 from ganger_dispatcher.core.core import Fact
@@ -169,8 +170,10 @@ class Ledger:
         return on_failure.name if on_failure is not None else None
 
     def _desired(self, run_id: str, name: str) -> dict[str, Any]:
+        definition = self.step_of(run_id, name)
         over = self.headers[run_id].desired_worker_labels
-        return {**self.step_of(run_id, name).desired_worker_labels, **over}
+        desired = {**definition.desired_worker_labels, **over}
+        return desired if definition.pool is None else desired_in_pool(desired, definition.pool)
 
     def _changed(
         self,

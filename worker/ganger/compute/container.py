@@ -10,6 +10,7 @@ __all__ = [
     "PROGRAM",
     "arguments",
     "environment",
+    "handed_on",
     "is_not_stuck",
     "is_well",
     "seconds_to_stop",
@@ -37,16 +38,21 @@ def arguments(deployment: Deployment, pool: str, region: str) -> list[str]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Variables that hold no secret: the settings that are not at their defaults (a worker
-    that declares its queues otherwise than the dispatcher is refused by the broker), and
-    those that go with how it is watched and ended."""
+    """Variables that hold no secret: what is handed on, and the file it is watched by."""
+    return handed_on(settings) | {environment_name("health_file"): HEALTH_FILE}
+
+
+def handed_on(settings: Settings) -> dict[str, str]:
+    """The settings that are not at their defaults (a worker that declares its queues otherwise
+    than the dispatcher is refused by the broker), and how long it drains for, as who ends it
+    has to wait for that."""
     changed = {
         environment_name(name): _text(getattr(settings, name))
         for name, field in Settings.model_fields.items()
         if name not in _OF_THE_CONTAINER and getattr(settings, name) != field.default
     }
-    grace = {environment_name("drain_grace"): _text(settings.drain_grace)}
-    return changed | grace | {environment_name("health_file"): HEALTH_FILE}
+    changed[environment_name("drain_grace")] = _text(settings.drain_grace)
+    return dict(sorted(changed.items()))
 
 
 def _text(value: object) -> str:

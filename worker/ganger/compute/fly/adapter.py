@@ -5,20 +5,20 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
-from math import ceil
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import msgspec
 
-from ganger.compute.adapter import DeployFailed
+from ganger.compute.adapter import DeployFailed, check_not_scaled
+from ganger.compute.container import seconds_to_stop
 from ganger.compute.planning import Plan, Replica, changes
 from ganger_broker.deployments import Deployment
 from ganger_broker.errors import InvalidInput
 from ganger_broker.settings import Settings
 
 from .api import MachinesApi
-from .machines import AT_REST, STOP_MARGIN, Machine, requests_of, sort_out
+from .machines import AT_REST, Machine, requests_of, sort_out
 
 __all__ = ["Fly"]
 
@@ -123,6 +123,7 @@ class Fly:
         return MachinesApi(self._base, self._app, self._token, self._sleep)
 
     def _requests(self, deployment: Deployment, plan: Plan) -> dict[Replica, dict[str, Any]]:
+        check_not_scaled(deployment)
         return requests_of(deployment, plan, self._settings, self._image)
 
     def _call_text(self, path: str, body: Request) -> str:
@@ -206,7 +207,7 @@ class Fly:
     @property
     def _grace(self) -> int:
         """Seconds from SIGTERM to SIGKILL."""
-        return ceil(self._settings.drain_grace) + STOP_MARGIN
+        return seconds_to_stop(self._settings)
 
     def _drain(self, api: MachinesApi, machines: Iterable[Machine]) -> Iterator[str]:
         """Stop them all, and then destroy each when it has stopped."""

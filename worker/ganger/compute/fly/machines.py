@@ -8,14 +8,14 @@ import msgspec
 
 from ganger.compute.adapter import DeployFailed
 from ganger.compute.configs import Compute
+from ganger.compute.container import arguments, handed_on, seconds_to_stop
 from ganger.compute.planning import Plan, Replica
 from ganger_broker.deployments import Deployment
-from ganger_broker.settings import Settings, environment_name
+from ganger_broker.settings import Settings
 
 __all__ = [
     "AT_REST",
     "DEPLOYMENT",
-    "STOP_MARGIN",
     "Machine",
     "machine_name",
     "requests_of",
@@ -31,15 +31,9 @@ _GONE = frozenset({"destroying", "destroyed", "launch_failed"})
 AT_REST = frozenset({"created", "stopped", "suspended", "failed"})
 """States of machines in which nothing runs until somebody starts them."""
 
-STOP_MARGIN = 15
-"""Seconds that a worker has beyond its drain grace, to say farewell to the broker."""
 _LONGEST_NAME = 63
 _MEMORY_STEP = 256
 """MB: what Fly sells memory in."""
-_SECRET = {"broker_url", "redis_url"}
-"""Settings that may hold passwords. Workers get the broker's as a secret of the Fly app, and
-need no Redis."""
-_HERE_ONLY = {"health_file", "log_format"}
 
 
 class _Config(msgspec.Struct, frozen=True):
@@ -107,7 +101,7 @@ def requests_of(
     Raises:
         DeployFailed: Fly has no machine of such a size.
     """
-    environment = _environment(settings)
+    environment = handed_on(settings)
     requests = {}
     for pool in plan.pools:
         guest = _guest(pool.pool.compute)
@@ -120,7 +114,7 @@ def requests_of(
                 "restart": {"policy": "always"},
                 "stop_config": {
                     "signal": "SIGTERM",
-                    "timeout": round((settings.drain_grace + STOP_MARGIN) * 1e9),  # nanoseconds
+                    "timeout": seconds_to_stop(settings) * 10**9,  # nanoseconds
                 },
             }
             requests[replica] = {
@@ -142,19 +136,9 @@ def _guest(compute: Compute) -> dict[str, Any]:
     return {"cpu_kind": compute.cpu_kind.value, "cpus": compute.cpus, "memory_mb": memory}
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    """The settings that are not as they come. The drain grace always, as Fly has to wait for it."""
-    given = settings.model_dump(
-        mode="json", exclude=_SECRET | _HERE_ONLY | {"drain_grace"}, exclude_defaults=True
-    )
-    given["drain_grace"] = settings.drain_grace
-    return {environment_name(name): str(value) for name, value in sorted(given.items())}
-
-
 def _command(deployment: Deployment, replica: Replica) -> list[str]:
-    place = ["--pool", replica.pool, "--region", replica.region]
-    worker = ["--slots", str(deployment.slots), "--id", replica.worker_id(deployment.name)]
-    return ["worker", deployment.target, *place, *worker]
+    worker = ["--id", replica.worker_id(deployment.name)]
+    return [*arguments(deployment, replica.pool, replica.region), *worker]
 
 
 def _metadata(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from ganger.compute.adapter import DeployFailed
+from ganger.compute.deploying import plan_of
 from ganger.compute.planning import Plan, Replica
 from ganger.compute.store import DeploymentStore, open_store
 from ganger_broker.deployments import Deployment, ReplicaRecord, ReplicaState
@@ -27,6 +28,7 @@ LOOK = 0.1
 """Seconds between looks at how far it is, where somebody waits for it."""
 START_PATIENCE = 60.0
 """Seconds that replicas have to register in."""
+SUPERVISOR_PATIENCE = 30.0
 SILENT = 10_000
 """Milliseconds after which a supervisor on another machine counts as gone."""
 
@@ -63,19 +65,26 @@ class Local:
         return {}
 
     def running(self, deployment: Deployment, plan: Plan) -> list[Replica] | None:
-        """The replicas that the supervisor keeps."""
+        """The replicas that the supervisor keeps; without one, those of their processes that are
+        still there."""
         records = self._ask(lambda store: store.replicas(deployment.name))
+        supervisor = self._ask(lambda store: store.supervisor(deployment.name))
         kept = [r for r in records.values() if r.state is not ReplicaState.STOPPING]
+        here = supervisor is not None and supervisor.host == socket.gethostname()
+        if supervisor is not None and here and find(supervisor.pid, supervisor.began) is None:
+            kept = [record for record in kept if find(record.pid, record.began) is not None]
         return [Replica(record.pool, record.number, record.region) for record in kept]
 
     def apply(self, deployment: Deployment, plan: Plan) -> Iterator[str]:
         """Have a supervisor make it so, and wait until all replicas have registered."""
         yield from self._supervised(deployment)
-        wanted = {replica.worker_id(deployment.name) for replica in plan.replicas}
         said: dict[str, tuple[str, int]] = {}
         until = time.monotonic() + START_PATIENCE
         while True:
             records = self._ask(lambda store: store.replicas(deployment.name))
+            # asked anew: it may follow its load, or somebody else has scaled it
+            now = self._ask(lambda store: store.deployment(deployment.name)) or deployment
+            wanted = {replica.worker_id(now.name) for replica in plan_of(now).replicas}
             yield from _news(records, said)
             running = {w for w, r in records.items() if r.state is ReplicaState.RUNNING}
             if running == wanted and records.keys() == wanted:
@@ -97,8 +106,10 @@ class Local:
         said: dict[str, tuple[str, int]] = {}
         while True:
             records = self._ask(lambda store: store.replicas(deployment.name))
+            supervisor = self._ask(lambda store: store.supervisor(deployment.name))
             yield from _news(records, said)
-            if not records:
+            gone = supervisor is None or find(supervisor.pid, supervisor.began) is None
+            if not records and gone:  # it ends when all is down
                 return
             time.sleep(LOOK)
 
@@ -118,9 +129,12 @@ class Local:
         process = self._start_supervisor(deployment)
         log = self._log_of(deployment)
         yield f"supervisor started, pid {process.pid}; its log: {log}"
-        while record is None or record.pid != process.pid:
-            if process.poll() is not None:
-                raise DeployFailed(f"its supervisor ended at once; its log: {log}")
+        until = time.monotonic() + SUPERVISOR_PATIENCE
+        while record is None or find(record.pid, record.began) is None:
+            if process.poll() == 0:
+                return  # somebody else has just started one, or there was nothing left to do
+            if process.poll() or time.monotonic() > until:
+                raise DeployFailed(f"its supervisor does not come up; its log: {log}")
             time.sleep(LOOK)
             record = self._ask(lambda store: store.supervisor(deployment.name))
 
