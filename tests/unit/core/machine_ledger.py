@@ -14,6 +14,7 @@ from ganger_broker.messages import (
     StepRefreshed,
     StepStarted,
     Trigger,
+    WorkerKilled,
     WorkerRegistered,
 )
 from ganger_broker.pool_labels import desired_in_pool
@@ -227,6 +228,8 @@ class Ledger:
         assert step.error is not None
         if step.error.reason is FailureReason.WORKER_LOST:
             assert before.losses == POLICY.most_losses
+        elif isinstance(cause, WorkerKilled):  # it may have been its doing, or one of theirs
+            assert before.losses == POLICY.most_losses or before.failures == definition.retries
         elif not isinstance(cause, StepFinished) or cause.retryable:
             assert before.failures == definition.retries
 
