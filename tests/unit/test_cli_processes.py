@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from .cli_tasks import TASKS
 
 PATIENCE = 30.0
@@ -190,8 +192,14 @@ def work(input, context):
 """
 
 
-async def test_dev_has_a_worker_of_each_pool(folder: Path) -> None:
+@pytest.fixture
+def pooled(folder: Path) -> Path:
     folder.write_text(POOLED)
-    async with developing(folder, "--no-reload", "--trigger", "work") as dev:
+    return folder
+
+
+async def test_dev_has_a_worker_of_each_pool(pooled: Path) -> None:
+    async with developing(pooled, "--no-reload", "--trigger", "work") as dev:
         assert '"ganger.region": "fra"' in await dev.says("shared-1cpu-512mb-fra-iad")
+        await dev.says("worker registered")  # the one that is in no pool, and hears signals
         assert await dev.ends() == 0
