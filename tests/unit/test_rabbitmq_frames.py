@@ -12,7 +12,9 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
+from ganger_broker.errors import TransportClosed
 from ganger_broker.rabbitmq.frames import Tap
+from ganger_broker.rabbitmq.publisher import Publisher
 from ganger_broker.rabbitmq.wire import (
     Confirms,
     Deliveries,
@@ -83,6 +85,42 @@ def test_the_library_reads_what_is_packed(
     assert (properties.headers or {}) == given_headers
 
 
+def test_what_is_sent_again_is_not_new() -> None:
+    message = Outgoing("", "key", b"", new=True)
+    once, again = (
+        frame.unmarshal(packed[packed.index(b"\x02\x00\x07") :])[2]
+        for packed in (
+            publish_frames(7, message, "id", MOST),
+            publish_frames(7, message, "id", MOST, again=True),
+        )
+    )
+    assert once.properties.message_type == "ganger-new"
+    assert again.properties.message_type is None
+
+
+async def test_what_a_lost_channel_has_not_confirmed_is_sent_again_and_not_as_new() -> None:
+    lines = [Line(), Line()]
+    channels: list[Any] = [Opened(7), Opened(7)]
+    pairs = iter(zip(channels, [line.tap for line in lines], strict=True))
+    forever: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def open_channel() -> Any:
+        return next(pairs, None) or await forever
+
+    publisher = Publisher(open_channel)
+    running = asyncio.create_task(publisher.run())
+    publishing = asyncio.create_task(publisher.publish([Outgoing("", "key", b"", new=True)]))
+    await lines[0].written.wait()
+    channels[0].closing.set_result(None)
+    await lines[1].written.wait()
+    assert b"ganger-new" in lines[0].sent[0]
+    assert b"ganger-new" not in lines[1].sent[0]
+    publisher.close()
+    with pytest.raises(TransportClosed):
+        await publishing
+    running.cancel()
+
+
 def test_what_is_too_long_is_not_packed() -> None:
     with pytest.raises(ValueError, match="range"):
         publish_frames(1, Outgoing("", "k" * 256, b""), "id", MOST)
@@ -105,6 +143,11 @@ class Opened:
     def __init__(self, number: int) -> None:
         self.number = number
         self.closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.max_content_size = MOST
+
+    @property
+    def is_closed(self) -> bool:
+        return self.closing.done()
 
 
 class Line:
@@ -113,8 +156,16 @@ class Line:
     def __init__(self) -> None:
         self.reader = asyncio.StreamReader()
         self.sent: list[bytes] = []
-        writer: Any = SimpleNamespace(write=self.sent.append)
+        self.written = asyncio.Event()
+        writer: Any = SimpleNamespace(write=self._write, drain=self._drain)
         self.tap = Tap(self.reader, writer)
+
+    def _write(self, data: bytes) -> None:
+        self.sent.append(data)
+        self.written.set()
+
+    async def _drain(self) -> None:
+        pass
 
     def feed(self, *frames: Any, channel: int = 7) -> None:
         self.reader.feed_data(b"".join(frame.marshal(each, channel) for each in frames))

@@ -62,13 +62,15 @@ class _Batch:
 class _Pending:
     """A message on its way."""
 
-    __slots__ = ("alone", "batch", "blamed", "index", "message", "message_id")
+    __slots__ = ("alone", "batch", "blamed", "index", "message", "message_id", "sent")
 
     def __init__(self, message: Outgoing, message_id: str, batch: _Batch, index: int) -> None:
         self.message = message
         self.message_id = message_id
         self.batch = batch
         self.index = index
+        self.sent = False
+        """It was written to a channel: the server may have it."""
         self.alone = False
         """The server closed the channel on it or its neighbours: sent with nobody beside it."""
         self.blamed = 0
@@ -190,6 +192,7 @@ class Publisher:
         if not payload:
             del self._by_id[pending.message_id]
             return b""
+        pending.sent = True
         self._last_tag += 1
         self._in_flight[self._last_tag] = pending
         return payload
@@ -263,7 +266,13 @@ def _packed(channel: Channel, pending: _Pending) -> bytes:
     """Its frames; empty when it cannot be packed, which its publisher is told."""
     message = pending.message
     try:
-        return publish_frames(channel.number, message, pending.message_id, channel.max_content_size)
+        return publish_frames(
+            channel.number,
+            message,
+            pending.message_id,
+            channel.max_content_size,
+            again=pending.sent,
+        )
     except UNPACKABLE as exc:
         where = f"message to exchange {message.exchange!r}, key {message.routing_key!r}"
         pending.fail(TransportError(f"{where}: cannot be packed: {exc}"))

@@ -42,14 +42,20 @@ _PERSISTENT = b"\x02"
 # the flags of properties, in the order in which those that are there follow
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS, _DELIVERY_MODE = 1 << 15, 1 << 14, 1 << 13, 1 << 12
 _PRIORITY, _CORRELATION_ID, _REPLY_TO, _EXPIRATION = 1 << 11, 1 << 10, 1 << 9, 1 << 8
-_MESSAGE_ID, _MORE_FLAGS = 1 << 7, 1
+_MESSAGE_ID, _TIMESTAMP, _TYPE, _MORE_FLAGS = 1 << 7, 1 << 6, 1 << 5, 1
+_NEW = b"\x0aganger-new"
+"""The property ``type`` of messages that nobody has sent before."""
 
 
 # ── packing ───────────────────────────────────────────────────────────────────────────
 
 
-def publish_frames(channel: int, message: Outgoing, message_id: str, most: int) -> bytes:
+def publish_frames(
+    channel: int, message: Outgoing, message_id: str, most: int, *, again: bool = False
+) -> bytes:
     """A message as frames of at most ``most`` bytes of its body.
+
+    ``again``: it was sent before, so it is not new.
 
     Raises:
         TypeError, ValueError: a text is too long, or a header's value has no type of AMQP's.
@@ -61,11 +67,9 @@ def publish_frames(channel: int, message: Outgoing, message_id: str, most: int) 
         + _short(message.routing_key)
         + (b"\x01" if message.mandatory else b"\x00")
     )
+    header = _header(message, message_id, new=message.new and not again)
     body = message.body
-    frames = [
-        _frame(METHOD, channel, method),
-        _frame(HEADER, channel, _header(message, message_id)),
-    ]
+    frames = [_frame(METHOD, channel, method), _frame(HEADER, channel, header)]
     frames += [_frame(BODY, channel, body[at : at + most]) for at in range(0, len(body), most)]
     return b"".join(frames)
 
@@ -84,7 +88,7 @@ def _frame(kind: int, channel: int, payload: bytes) -> bytes:
     return FRAME.pack(kind, channel, len(payload)) + payload + b"\xce"
 
 
-def _header(message: Outgoing, message_id: str) -> bytes:
+def _header(message: Outgoing, message_id: str, *, new: bool) -> bytes:
     flags = _DELIVERY_MODE | _MESSAGE_ID
     values = []
     if message.content_type:
@@ -101,6 +105,9 @@ def _header(message: Outgoing, message_id: str) -> bytes:
         flags |= _REPLY_TO
         values.append(_short(message.reply_to))
     values.append(_short(message_id))
+    if new:
+        flags |= _TYPE
+        values.append(_NEW)
     return _CONTENT.pack(_BASIC, 0, len(message.body), flags) + b"".join(values)
 
 
@@ -122,7 +129,15 @@ class Taker(Protocol):
 class _Properties:
     """Those of a message that are of use here, read from its content header."""
 
-    __slots__ = ("content_type", "correlation_id", "headers", "message_id", "reply_to", "size")
+    __slots__ = (
+        "content_type",
+        "correlation_id",
+        "headers",
+        "message_id",
+        "new",
+        "reply_to",
+        "size",
+    )
 
     def __init__(self, data: bytes, at: int) -> None:
         self.content_type = self.correlation_id = self.reply_to = self.message_id = None
@@ -148,6 +163,11 @@ class _Properties:
             at += 1 + data[at]
         if flags & _MESSAGE_ID:
             self.message_id, at = _text(data, at)
+        if flags & _TIMESTAMP:
+            at += 8
+        # what was dead-lettered has been delivered before, and may have been moved back
+        dead = "x-death" in self.headers
+        self.new = bool(flags & _TYPE) and data.startswith(_NEW, at) and not dead
 
 
 class Deliveries:
@@ -201,6 +221,7 @@ class Deliveries:
                 properties.correlation_id,
                 properties.headers,
                 bool(self._redelivered),
+                properties.new and not self._redelivered,
             )
         )
 
