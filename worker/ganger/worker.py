@@ -13,6 +13,7 @@ import structlog
 from ganger_broker.definitions import WorkflowDefinition
 from ganger_broker.durations import parse_duration
 from ganger_broker.errors import InvalidInput, InvalidWorkflow
+from ganger_broker.event_loop import run
 from ganger_broker.fields import WORKER_ID_PATTERN
 from ganger_broker.labels import LabelValue
 from ganger_broker.logs import configure_logging
@@ -148,7 +149,7 @@ class Worker:
         check_not_importing(f"worker {self.name!r}: start()")
         if not structlog.is_configured() and not logging.getLogger().handlers:
             configure_logging(self._app.settings)
-        asyncio.run(self._run_signalled(grace))
+        run(self._run_signalled(grace))
 
     async def run(self, *, grace: Duration | None = None) -> None:
         """Work until ``stop`` is called; ``start`` on a loop of your own, without signals.

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ganger_broker.errors import InvalidSetting
+from ganger_broker.event_loop import run
 from ganger_broker.logs import configure_logging
 from ganger_broker.settings import Settings, flag_name
 from ganger_broker.transports import open_transport
@@ -46,7 +47,7 @@ def dispatcher(
         )
     configure_logging(settings)
     _collect_seldom()
-    asyncio.run(_dispatch(settings))
+    run(_dispatch(settings))
 
 
 def _collect_seldom() -> None:
