@@ -91,7 +91,12 @@ class Outside:
         )
 
     async def trigger(
-        self, run_id: str | None = None, body: bytes | None = None, reply_to: str | None = None
+        self,
+        run_id: str | None = None,
+        body: bytes | None = None,
+        reply_to: str | None = None,
+        *,
+        new: bool = False,
     ) -> None:
         message = Outgoing(
             self.topology.exchange,
@@ -100,6 +105,7 @@ class Outside:
             content_type=JSON,
             reply_to=reply_to or self.topology.reply_queue("program"),
             correlation_id=run_id,
+            new=new,
         )
         await self._publishing.publish([message])
 

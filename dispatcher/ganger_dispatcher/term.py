@@ -8,7 +8,7 @@ deliveries are acknowledged. A crash between any two of these loses nothing.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -37,7 +37,7 @@ from .intake import read, refusal
 from .metrics import Metrics
 from .outgoing import sendable
 from .sending import Sender
-from .store.redis_store import Message, RedisStore
+from .store.redis_store import Message, NotNew, RedisStore
 
 __all__ = ["Term", "policy_of"]
 
@@ -150,6 +150,10 @@ class Term:
         except Poisoned as poisoned:
             # the core may be half changed: bury it, and begin again from what is stored
             await self._bury(poisoned)
+        except NotNew:
+            # a copy of a trigger came by a way nobody knew of: the core has begun its run anew,
+            # and nothing of that is stored. Given back, it counts as delivered before.
+            self._log.warning("not_new")
         except TimerFailed as failed:
             # a defect; what it was about stands still until another dispatcher leads
             self._log.error(
@@ -244,13 +248,13 @@ class Term:
             limit = self._settings.max_message_bytes
             facts = {received: read(received.delivery, limit) for received in batch}
             self._expand_events(facts)
-            await self._look_up_ended(facts)
+            new = await self._look_up_ended(facts)
             effects = self._decide(own, facts)
             if batch and self._can_wait(effects):
                 self._beats += effects
                 self._inbox.settle(batch)
             else:
-                await self._carry_out(effects, batch)
+                await self._carry_out(effects, batch, new)
 
     def _can_wait(self, effects: list[Effect]) -> bool:
         """Whether the next commit will do: heartbeats are only noted, and told again."""
@@ -310,18 +314,25 @@ class Term:
                     )
                 ]
 
-    async def _look_up_ended(self, facts: dict[Received, list[Fact]]) -> None:
-        """Give triggers of runs that have ended their results: the core knows only live ones."""
+    async def _look_up_ended(self, facts: dict[Received, list[Fact]]) -> list[str]:
+        """Give triggers of runs that have ended their results: the core knows only live ones.
+
+        Returns the ids of runs that were not looked up, as their triggers are new; the commit
+        sees whether that is so.
+        """
         await self._look_up_ticks(facts)
         runs = self._core.state.runs
-        asked = [
-            (those, fact)
-            for those in facts.values()
-            for fact in those
-            if isinstance(fact, TriggerReceived) and fact.run_id not in runs
-        ]
+        asked: list[tuple[list[Fact], TriggerReceived]] = []
+        new: list[str] = []
+        for received, those in facts.items():
+            for fact in those:
+                if isinstance(fact, TriggerReceived) and fact.run_id not in runs:
+                    if received.delivery.new and fact.trigger.parent is None:
+                        new.append(fact.run_id)
+                    else:
+                        asked.append((those, fact))
         if not asked:
-            return
+            return new
         run_ids = [fact.run_id for _, fact in asked]
         parents = {_parent_run(fact) for _, fact in asked} - runs.keys()
         run_ids += sorted(parent for parent in parents if parent)
@@ -330,6 +341,7 @@ class Term:
             own, parent = ended.get(fact.run_id), ended.get(_parent_run(fact))
             if own or parent:
                 those[those.index(fact)] = replace(fact, ended=own, parent_ended=parent)
+        return new
 
     async def _look_up_ticks(self, facts: dict[Received, list[Fact]]) -> None:
         """The same for runs at given times: a request that comes again starts nothing anew."""
@@ -341,8 +353,11 @@ class Term:
                     ended = await self._persist(partial(self._store.ended, run_ids))
                     those[at] = replace(fact, ended=frozenset(ended))
 
-    async def _carry_out(self, effects: list[Effect], batch: list[Received]) -> None:
-        """Commit, then publish and acknowledge in the background, in order."""
+    async def _carry_out(
+        self, effects: list[Effect], batch: list[Received], new: Sequence[str] = ()
+    ) -> None:
+        """Commit, then publish and acknowledge in the background, in order. ``new``: runs that
+        must not be there yet."""
         messages = sendable(effects)
         names = [self._sender.name(message) for message in messages]
         outbox = {
@@ -354,7 +369,11 @@ class Term:
         beats, self._beats = self._beats, []
         effects = beats + effects
         self._committed_at = self._clock()
-        await self._persist(lambda: self._store.commit(self._epoch, effects, outbox, sent))
+        try:
+            await self._persist(lambda: self._store.commit(self._epoch, effects, outbox, sent, new))
+        except NotNew:
+            self._sender.sent += sent  # not taken out yet
+            raise
         gone = [effect.worker for effect in effects if isinstance(effect, DeleteQueue)]
         await self._sender.send(messages, names, batch, gone)
 

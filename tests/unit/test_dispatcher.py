@@ -13,6 +13,7 @@ from ganger_broker.messages import Outcome, StepFinished
 from ganger_broker.schedules import ScheduleRuns
 from ganger_broker.transport import Outgoing
 from ganger_dispatcher.core import Core, core
+from ganger_dispatcher.store import RedisStore
 from tests.outside import Outside
 
 
@@ -44,6 +45,34 @@ async def test_a_trigger_that_comes_again_after_the_end_gets_the_same_result(
     first = await outside.results.get()
     await outside.trigger("r1")
     assert await outside.results.get() == first
+    assert outside.assigned.empty()
+
+
+async def test_a_new_trigger_is_not_looked_up(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ended(*_: object) -> None:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(RedisStore, "ended", ended)
+    await outside.join("w")
+    await outside.trigger("r1", new=True)
+    await outside.trigger("r1", new=True)  # a copy: the run is known
+    assert (await outside.work("w")).attempt == "r1/add/1"
+    assert (await outside.results.get()).run_id == "r1"
+
+
+async def test_a_copy_that_is_said_to_be_new_starts_nothing_anew(outside: Outside) -> None:
+    """However the copy came: by a line that was thought dead, moved by an operator's shovel."""
+    await outside.join("w")
+    await outside.trigger("r1", new=True)
+    await outside.work("w")
+    first = await outside.results.get()
+    await outside.trigger("r1", new=True)
+    await outside.trigger("r2", new=True)
+    assert await outside.results.get() == first
+    assert (await outside.work("w")).attempt == "r2/add/1"
+    assert (await outside.results.get()).run_id == "r2"
     assert outside.assigned.empty()
 
 

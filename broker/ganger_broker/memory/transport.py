@@ -299,4 +299,5 @@ def _delivery(tag: tuple[int, int], stored: StoredMessage, redelivered: bool) ->
         correlation_id=message.correlation_id,
         headers=stored.headers,
         redelivered=redelivered,
+        new=message.new and not redelivered and "x-death" not in stored.headers,
     )

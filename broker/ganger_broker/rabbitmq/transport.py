@@ -15,6 +15,7 @@ from ganger_broker.topology import Binding, Exchange, Queue
 from ganger_broker.transport import Delivery, Outgoing, Published
 
 from .consumer import Consumer
+from .frames import Tap
 from .publisher import Publisher
 from .retrying import FIRST_WAIT, LONGEST_WAIT, retry_for_ever
 from .session import ConnectionLost, ConnectionRefused, Session
@@ -199,13 +200,13 @@ class RabbitTransport:
         log.info("consuming again", queue=consumer.queue)
         await self._call_back()
 
-    async def _publishing_channel(self) -> Channel:
+    async def _publishing_channel(self) -> tuple[Channel, Tap]:
         async for attempt in retry_for_ever("opening the publishing channel", name=self._name):
             with attempt:
                 session = await self._connected()
                 # An exchange that was deleted is what usually closed the last channel.
                 await self._declare_again(session, list(self._declared.values()))
-                return await session.channel(confirms=True)
+                return await session.channel(confirms=True), session.tap
         raise TransportClosed("closed")  # not reached: it is tried for ever
 
     async def _call_back(self) -> None:

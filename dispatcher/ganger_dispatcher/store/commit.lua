@@ -2,14 +2,21 @@
 -- newest. A leader that was overtaken changes nothing, whatever it still believes.
 --
 -- KEYS[1]  the leader hash
--- ARGV     epoch; the commands, as JSON: a list of lists of words. (One argument instead of
---          thousands: the client takes far longer to pack arguments than Redis to parse JSON.)
+-- ARGV     epoch; the commands, as JSON: a list of lists of words; keys that must not be there
+--          yet, as JSON. (One argument instead of thousands: the client takes far longer to
+--          pack arguments than Redis to parse JSON.)
+-- Returns 1, or having written nothing: 0 where the epoch is old, -1 where such a key is there.
 --
 -- An error half-way would leave half a batch (Redis takes nothing back), so nothing here may
 -- fail: the commands are made by one module, of a kind each key always has, and none has
 -- more words than Lua's unpack can take.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
     return 0
+end
+for _, key in ipairs(cjson.decode(ARGV[3])) do
+    if redis.call('EXISTS', key) == 1 then
+        return -1
+    end
 end
 for _, command in ipairs(cjson.decode(ARGV[2])) do
     redis.call(unpack(command))
