@@ -50,6 +50,7 @@ class Delivery(msgspec.Struct, frozen=True):
     """A message as it came, to be acknowledged through its subscription.
 
     ``tag`` identifies it there. ``routing_key`` is the one it was last routed by.
+    ``unreadable`` names the properties of these that it has and that could not be decoded.
     """
 
     body: bytes
@@ -61,6 +62,7 @@ class Delivery(msgspec.Struct, frozen=True):
     correlation_id: str | None = None
     headers: dict[str, Any] = {}
     redelivered: bool = False
+    unreadable: str = ""
 
 
 class Subscription(Protocol):

@@ -72,6 +72,8 @@ def facts_of(delivery: Delivery, limit: int) -> Iterable[Fact]:
     Raises:
         InvalidMessage: its body is too large or not what the key says.
     """
+    if delivery.unreadable:
+        raise MalformedMessage(f"its properties: {delivery.unreadable}")
     kind, _, name = delivery.routing_key.partition(".")
     match kind:
         case "event":

@@ -4,8 +4,10 @@ import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiormq
+import pika
 import pytest
 from tools.private_servers import PrivateRabbit
 
@@ -30,6 +32,15 @@ async def outside(rabbit: PrivateRabbit) -> AsyncIterator[Outside]:
     async for key in redis.scan_iter(f"{prefix}:*", count=10_000):
         await redis.delete(key)
     await redis.aclose()
+
+
+def publish(outside: Outside, key: str, body: bytes = b"{}", **properties: Any) -> None:
+    """Publish as another program would, with properties that Ganger's own client never gives."""
+    with pika.BlockingConnection(pika.URLParameters(outside.settings.broker_url)) as connection:
+        given = pika.BasicProperties(content_type="application/json", delivery_mode=2, **properties)
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.basic_publish(outside.topology.exchange, key, body, given, mandatory=True)
 
 
 async def finishes(outside: Outside, run_id: str) -> bool:
@@ -65,6 +76,41 @@ async def test_a_dead_letter_queue_that_somebody_deleted_is_there_again(outside:
     await outside.transport.consume(topology.dead, outside.dead.put_nowait, prefetch=1)
     async with asyncio.timeout(PATIENCE):
         assert (await outside.dead.get()).body == b"no trigger"
+
+
+@pytest.mark.parametrize("timestamp", [10**15, 10**18, 2**62])
+async def test_a_trigger_with_a_timestamp_that_is_no_date_is_taken(
+    outside: Outside, timestamp: int
+) -> None:
+    await outside.join("w")
+    body = b'{"workflow": "add", "run_id": "r1"}'
+
+    await asyncio.to_thread(publish, outside, "trigger.add", body, timestamp=timestamp)
+
+    async with asyncio.timeout(PATIENCE):
+        assert (await outside.work("w")).run_id == "r1"
+    assert outside.dead.empty()
+
+
+async def test_a_trigger_with_an_address_that_is_no_text_is_dead_lettered(
+    outside: Outside,
+) -> None:
+    await outside.join("w")
+    body = b'{"workflow": "add", "run_id": "r1"}'
+    address = {
+        "reply_to": outside.topology.reply_queue("program"),
+        "correlation_id": b"\xff\xfe",
+    }
+
+    await asyncio.to_thread(publish, outside, "trigger.add", body, **address)
+
+    async with asyncio.timeout(PATIENCE):
+        dead = await outside.dead.get()
+        assert (await outside.results.get()).status == "failed"
+    assert dead.body == body
+    assert dead.headers["ganger-reason"] == "malformed"
+    assert dead.headers["ganger-detail"] == "its properties: correlation_id: cannot be decoded"
+    assert await finishes(outside, "r2")
 
 
 @pytest.mark.parametrize("which", ["triggers", "events"])

@@ -12,6 +12,7 @@ from aiormq.abc import DeliveredMessage
 from ganger_broker.transport import Delivery
 
 from .frames import on_deliveries
+from .reading import unreadable
 from .session import Session, attempt, reason_of, wrapping
 
 __all__ = ["Consumer"]
@@ -246,6 +247,7 @@ def _delivery(generation: int, message: DeliveredMessage) -> Delivery:
         correlation_id=properties.correlation_id,
         headers=properties.headers or {},
         redelivered=bool(message.redelivered),
+        unreadable=unreadable(message.header),
     )
 
 

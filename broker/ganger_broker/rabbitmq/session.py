@@ -14,6 +14,8 @@ from yarl import URL
 from ganger_broker.errors import TransportError, TransportTimeout
 from ganger_broker.topology import Binding, Exchange, Queue
 
+from .reading import ForgivingConnection
+
 __all__ = ["ConnectionLost", "ConnectionRefused", "Session", "attempt", "reason_of", "wrapping"]
 
 CONNECT_TIMEOUT = 10.0
@@ -68,6 +70,7 @@ class Session:
                     given,
                     timeout=CONNECT_TIMEOUT,
                     client_properties={"connection_name": name},
+                    connection_class=ForgivingConnection,
                 )
             )
         except (amqp.AMQPError, PAMQPException, OSError, RuntimeError) as exc:
