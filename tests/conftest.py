@@ -46,7 +46,7 @@ def prefix(broker_url: str, redis_url: str) -> Iterator[str]:
     yield name
     with redis.Redis.from_url(redis_url) as client:
         workers = [key.decode() for key in client.zrange(f"{name}:workers", 0, -1)]
-        for key in client.scan_iter(f"{name}:*"):
+        for key in client.scan_iter(f"{name}:*", count=1000):
             client.delete(key)
     topology = Topology(name)
     items = [*topology.shared(), *(item for w in workers for item in topology.for_worker(w))]

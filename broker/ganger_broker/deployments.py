@@ -111,7 +111,9 @@ class PoolLoad(msgspec.Struct, frozen=True):
     """What a pool has to do, and how many replicas that wants: a value of the hash
     ``<prefix>:pools``, by the dispatcher.
 
-    ``pending`` steps wait for its workers, of whose ``slots`` ``used`` are in use.
+    ``pending`` steps wait for its workers, of whose ``slots`` ``used`` are in use; those that
+    are draining do not count. ``slots_each``: of a replica, as last seen. ``wanted`` follows
+    ``ganger_dispatcher.core.scaling``.
     """
 
     workers: int
@@ -120,3 +122,4 @@ class PoolLoad(msgspec.Struct, frozen=True):
     pending: int
     wanted: int
     at: int
+    slots_each: float = 1.0

@@ -85,10 +85,10 @@ class FailureReason(StrEnum):
     SCHEDULING_TIMED_OUT = "SCHEDULING_TIMED_OUT"
     CANCELLED = "CANCELLED"
     WORKER_LOST = "WORKER_LOST"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
     UNKNOWN_WORKFLOW = "UNKNOWN_WORKFLOW"
     INVALID_TRIGGER = "INVALID_TRIGGER"
     INVALID_INPUT = "INVALID_INPUT"
-    OUT_OF_MEMORY = "OUT_OF_MEMORY"
 
 
 # ── what programs send ────────────────────────────────────────────────────────────────
@@ -245,7 +245,11 @@ class WorkerLeft(WorkerEvent, tag="worker_left"):
 
 
 class WorkerKilled(WorkerEvent, tag="worker_killed"):
-    """The worker's process was stopped, says who supervises it, for this reason."""
+    """The worker's process was stopped for ``reason``; ``message`` says it in words.
+
+    Said by who keeps the process, when it has ended (a live one would register again): it passed
+    its memory limit, say. The step that it ran has failed with that reason.
+    """
 
     reason: FailureReason
     message: str

@@ -1,10 +1,18 @@
 """Settings: flag, then environment (``GANGER_*``), then default. A bad one is named."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .durations import parse_duration
@@ -29,6 +37,11 @@ _RIGHT = {
     "log_format": "must be auto, console or json",
     "batch": "must be a whole number from 1 to 10000",
     "feed_length": "must be a whole number of at least 0",
+    "metrics_port": "must be a port: a whole number from 0 to 65535",
+    "scale_up": "must be a number above 0 and at most 100",
+    "scale_down": "must be a number of at least 0",
+    "scale_least": "must be a whole number from 0 to 100000",
+    "scale_most": "must be a whole number from 1 to 100000",
 }
 """What would be right, in words; of durations ``parse_duration`` says it."""
 
@@ -88,6 +101,40 @@ class Settings(BaseSettings):
         description="touched whenever the broker has confirmed a worker's heartbeat, or a "
         "dispatcher's lease was looked at; old means unwell",
     )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="where a dispatcher serves metrics for Prometheus"
+    )
+
+    scale_window: Duration = Field(
+        60.0, description="a pool has to have been quiet for, before it wants fewer replicas"
+    )
+    scale_up: float = Field(
+        0.8, gt=0, le=100, description="a pool wants more replicas above this load of its slots"
+    )
+    scale_down: float = Field(
+        0.5, ge=0, validate_default=True, description="and fewer when it stays below this one"
+    )
+    scale_least: int = Field(0, ge=0, le=100_000, description="replicas that any pool wants")
+    scale_most: int = Field(
+        1000, ge=1, le=100_000, validate_default=True, description="replicas that a pool may want"
+    )
+
+    @field_validator("scale_down")
+    @classmethod
+    def _down_is_below_up(cls, down: float, others: ValidationInfo) -> float:
+        if down >= others.data.get("scale_up", math.inf):
+            raise ValueError(
+                f"must be below {environment_name('scale_up')}, {others.data['scale_up']:g}"
+            )
+        return down
+
+    @field_validator("scale_most")
+    @classmethod
+    def _most_is_not_below_least(cls, most: int, others: ValidationInfo) -> int:
+        least = others.data.get("scale_least", 0)
+        if most < least:
+            raise ValueError(f"must not be below {environment_name('scale_least')}, {least}")
+        return most
 
     @classmethod
     def load(cls, name_of: Callable[[str], str] = str, /, **given: Any) -> "Settings":

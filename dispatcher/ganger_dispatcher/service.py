@@ -14,6 +14,7 @@ from ganger_broker.errors import EpochSuperseded, StoreError
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Transport
 
+from .metrics import Metrics
 from .store.redis_store import RedisStore
 from .term import Term
 
@@ -43,13 +44,16 @@ class Dispatcher:
         transport: Transport,
         store: RedisStore,
         clock: Callable[[], int] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
+        """``metrics``: where to say how it stands."""
         self.id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self.leading = asyncio.Event()
         self._settings = settings
         self._transport = transport
         self._store = store
         self._clock = clock or _Clock()
+        self._metrics = metrics
         self._stopping = asyncio.Event()
         self._term: Term | None = None
         self._skipped: set[tuple[str, str]] = set()
@@ -103,6 +107,7 @@ class Dispatcher:
             self._store,
             self._clock,
             self._skipped,
+            self._metrics,
         )
         if self._stopping.is_set():
             term.end()

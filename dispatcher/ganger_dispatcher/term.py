@@ -29,10 +29,12 @@ from .core.facts import (
     TimePassed,
     TriggerReceived,
 )
+from .core.scaling import Scaling
 from .core.schedules import one_off_schedules, tick_run_id
 from .core.state import Policy
 from .inbox import Inbox, Received
 from .intake import read, refusal
+from .metrics import Metrics
 from .outgoing import sendable
 from .sending import Sender
 from .store.redis_store import Message, RedisStore
@@ -59,6 +61,13 @@ def policy_of(settings: Settings) -> Policy:
         pickup_deadline=round(settings.pickup_deadline * 1000),
         hold=round(settings.hold * 1000),
         priority_ageing=round(settings.priority_ageing * 1000),
+        scaling=Scaling(
+            round(settings.scale_window * 1000),
+            settings.scale_up,
+            settings.scale_down,
+            settings.scale_least,
+            settings.scale_most,
+        ),
     )
 
 
@@ -86,6 +95,7 @@ class Term:
         store: RedisStore,
         clock: Callable[[], int],
         skipped: set[tuple[str, str]],
+        metrics: Metrics | None = None,
     ) -> None:
         """``skipped``: wake-ups that the core failed on, in this term and those before."""
         self._dispatcher_id = dispatcher_id
@@ -97,6 +107,7 @@ class Term:
         self._topology = settings.topology()
         self._log = _log.bind(dispatcher=dispatcher_id, epoch=epoch)
         self._skipped = skipped
+        self._metrics = metrics
         self._core = Core(policy_of(self._settings), skipped)
         self._facts: deque[Fact] = deque()
         self._something = asyncio.Event()
@@ -122,7 +133,8 @@ class Term:
             EpochSuperseded: another dispatcher leads.
             StoreError: Redis is away and it is to end.
         """
-        keeping = [asyncio.create_task(keep()) for keep in (self._keep_lease, self._keep_hearing)]
+        keepers = (self._keep_lease, self._keep_hearing, self._keep_metrics)
+        keeping = [asyncio.create_task(keep()) for keep in keepers]
         for task in keeping:
             task.add_done_callback(lambda _: self.end())
         try:
@@ -184,6 +196,13 @@ class Term:
             if self._inbox.idle(idle):
                 await self._transport.declare(self._topology.shared())
                 await self._inbox.renew_idle(idle)
+
+    async def _keep_metrics(self) -> None:
+        """Say how it stands, where somebody asks."""
+        if self._metrics is None:
+            await self._over.wait()
+        else:
+            await self._metrics.follow(self._core.state, self._store)
 
     async def _take_over(self) -> None:
         await self._transport.declare(self._topology.shared())

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from msgspec.structs import replace
 
 from ganger_broker.crons import Cron
 from ganger_broker.definitions import RateLimit, StepDefinition, WorkflowDefinition
+from ganger_broker.deployments import PoolLoad
 from ganger_broker.errors import EpochSuperseded
 from ganger_broker.keys import Keys
 from ganger_broker.messages import FailureReason, RunError, RunResult, RunStatus, Trigger
@@ -116,6 +118,27 @@ async def test_a_run(place: Place) -> None:
     assert await place.zset(place.keys.runs) == {"r": 1_000}
     assert await place.members(place.keys.active) == {"r"}
     assert await place.names() == {"leader", "run:r", "runs", "runs:active"}
+
+
+async def test_what_a_pool_has_to_do(place: Place) -> None:
+    load = PoolLoad(2, 8, 7, 3, 4, 9_000, 4.0)
+    await place.commit(do.StorePool("p", load), do.StorePool("q", load))
+    text = '{"workers":2,"slots":8,"used":7,"pending":3,"wanted":4,"at":9000,"slots_each":4.0}'
+    assert await place.hash(place.keys.pools) == {"p": text, "q": text}
+    assert (await place.store.load()).pools == {"p": load, "q": load}
+    busier = replace(load, pending=9)
+    await place.commit(do.DropPool("p"), do.StorePool("q", load), do.StorePool("q", busier))
+    assert await place.store.pools() == {"q": busier}
+    await place.commit(do.DropPool("q"), do.StorePool("q", load), do.DropPool("q"))
+    assert await place.store.pools() == {}
+    await place.redis.hset(place.keys.pools, "old", text.replace(',"slots_each":4.0', ""))
+    assert (await place.store.pools())["old"].slots_each == 1
+
+
+async def test_the_counters(place: Place) -> None:
+    assert await place.store.counters() == {}
+    await place.commit(do.Count("n"), do.Count("n", 2), do.Count("m:x"))
+    assert await place.store.counters() == {"n": 3, "m:x": 1}
 
 
 async def test_the_end_of_a_run(place: Place) -> None:

@@ -180,14 +180,20 @@ def settings_for_tests(**flags: Any) -> Settings:
 
 @asynccontextmanager
 async def working(
-    workflow: object, *, slots: int = 4, grace: float = PATIENCE, labels: Any = None, **flags: Any
+    workflow: object,
+    *,
+    slots: int = 4,
+    grace: float = PATIENCE,
+    labels: Any = None,
+    reserved: Any = None,
+    **flags: Any,
 ) -> AsyncIterator[Working]:
     """A worker with one workflow, registered; it is stopped by force at the end."""
     settings = settings_for_tests(**flags)
     dispatcher = FakeDispatcher(settings, MemoryBroker())
     await dispatcher.open()
     transport = FlakyTransport(dispatcher.broker)
-    live = LiveLabels(labels)
+    live = LiveLabels(labels, reserved)
     runtime = WorkerRuntime(
         settings,
         transport,

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ganger_broker.messages import FailureReason, RunError, RunStatus
 from ganger_dispatcher.cli import commands, matching, showing
-from ganger_dispatcher.core.records import RunHeader, StepRun
+from ganger_dispatcher.core.records import RunHeader, StepRun, Worker
 from ganger_dispatcher.core.states import StepStatus
 from ganger_dispatcher.inspection import StepExplanation
 
@@ -130,3 +130,39 @@ def test_a_run_says_why_it_failed(
     text = shown(app, "runs")
     assert said in text
     assert "took 0:01:01" in text
+
+
+def a_worker(name: str, **fields: Any) -> Worker:
+    return Worker(
+        **{
+            "id": name,
+            "incarnation": "1",
+            "name": name,
+            "slots": 2,
+            "labels": {},
+            "label_seq": 0,
+            "actions": ["w:s"],
+            "registered_at": 0,
+            "heartbeat_at": 0,
+            **fields,
+        }
+    )
+
+
+def test_workers_show_what_they_use_where_one_has_said_it(
+    app: typer.Typer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [
+        a_worker("a", memory_mb=411.7, cpus=0.96),
+        a_worker("b", memory_mb=12.0),
+        a_worker("c"),
+    ]
+    monkeypatch.setattr(showing, "ask", lambda *_: found)
+    text = shown(app, "workers")
+    assert re.search(r"│ a +│ ready │ 0/2 +│ 412 MB +│", text)
+    assert re.search(r"│ +│ +│ +│ 1\.0 cpus +│", text)
+    assert re.search(r"│ b +│ ready │ 0/2 +│ 12 MB +│", text)
+    told = json.loads(shown(app, "workers", "--json"))
+    assert [(each["memory_mb"], each["cpus"]) for each in told][:2] == [(411.7, 0.96), (12.0, None)]
+    monkeypatch.setattr(showing, "ask", lambda *_: found[2:])
+    assert "uses" not in shown(app, "workers")

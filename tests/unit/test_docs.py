@@ -4,8 +4,12 @@ import inspect
 import re
 from pathlib import Path
 
+from ganger.compute import regions
+from ganger.compute.advice import AdviceCode
+from ganger.compute.planning import replicas_to_fill
 from ganger_broker.keys import Keys
 from ganger_broker.labels import WorkerLabelComparator
+from ganger_broker.pool_labels import CPU_KIND, CPUS, MEMORY_MB, POOL, REGION
 from ganger_broker.topology import DELIVERY_LIMIT, Queue, Topology
 from ganger_dispatcher.core.states import TRANSITIONS
 from ganger_dispatcher.explanation import Code
@@ -13,6 +17,7 @@ from ganger_dispatcher.explanation import Code
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 CORE = ROOT / "dispatcher" / "ganger_dispatcher" / "core"
+TABLE = regions()  # before any test adds one
 DOCTOR = ROOT / "dispatcher" / "ganger_dispatcher" / "doctor"
 
 
@@ -62,3 +67,16 @@ def test_operations_names_every_check() -> None:
     assert len(checks) > 10
     for check in checks:
         assert f"| `{check}` |" in text
+
+
+def test_the_compute_page_has_every_region_warning_and_label() -> None:
+    text = (DOCS / "how-to" / "compute.md").read_text()
+    table = "".join(f"| `{r.code}` | {r.city} | {r.country} |\n" for r in TABLE.values())
+    assert table in text
+    codes = re.findall(r"^\| `([a-z_]+)` \| [a-z]", text, re.M)
+    assert set(codes) == {code.value for code in AdviceCode}
+    for label in (POOL, REGION, CPU_KIND, CPUS, MEMORY_MB):
+        assert f"`{label}`" in text
+    for count, enough in ((2, "8 for two"), (3, "15 for three"), (34, "273 for all 34")):
+        assert enough in text
+        assert enough.startswith(str(replicas_to_fill(count)))

@@ -111,7 +111,6 @@ def test_no_file_of_the_set_up_says_where_to_download_from(name: str) -> None:
 
 def test_compose_serves_where_the_defaults_look() -> None:
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
-    assert set(services) == {"rabbitmq", "redis"}
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
     for service, url in [("rabbitmq", "broker_url"), ("redis", "redis_url")]:
         host, port, _ = services[service]["ports"][0].split(":")

@@ -8,6 +8,7 @@ import pytest
 from ganger_broker.durations import parse_duration
 from ganger_broker.errors import InvalidInput, InvalidSetting
 from ganger_broker.settings import Settings, flag_name
+from ganger_dispatcher.core.scaling import Scaling
 from ganger_dispatcher.term import policy_of
 
 
@@ -26,6 +27,14 @@ def test_defaults() -> None:
     assert (settings.heartbeat_interval, settings.worker_timeout) == (2, 10)
     assert (settings.lease, settings.hold, settings.retention) == (5, 60, 86_400)
     assert settings.worker_timeout > 2 * settings.heartbeat_interval
+
+
+def test_the_core_scales_by_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert policy_of(Settings.load()).scaling == Scaling()
+    for name, value in [("UP", "2"), ("DOWN", "1"), ("LEAST", "3"), ("MOST", "4")]:
+        monkeypatch.setenv(f"GANGER_SCALE_{name}", value)
+    monkeypatch.setenv("GANGER_SCALE_WINDOW", "5m")
+    assert policy_of(Settings.load()).scaling == Scaling(300_000, 2, 1, 3, 4)
 
 
 def test_a_flag_goes_before_the_environment_and_that_before_the_default(
@@ -51,6 +60,20 @@ def test_a_flag_goes_before_the_environment_and_that_before_the_default(
         ("FEED_LENGTH", "-1", "'-1' must be a whole number of at least 0"),
         ("LOG_LEVEL", "loud", "'loud' must be debug, info, warning or error"),
         ("LOG_FORMAT", "xml", "'xml' must be auto, console or json"),
+        ("METRICS_PORT", "65536", "'65536' must be a port: a whole number from 0 to 65535"),
+        ("SCALE_WINDOW", "0", "'0' must be a positive number of seconds"),
+        ("SCALE_UP", "0", "'0' must be a number above 0 and at most 100"),
+        ("SCALE_UP", "nan", "'nan' must be a number above 0 and at most 100"),
+        ("SCALE_UP", "0.5", "GANGER_SCALE_DOWN: 0.5 must be below GANGER_SCALE_UP, 0.5"),
+        ("SCALE_DOWN", "-1", "'-1' must be a number of at least 0"),
+        ("SCALE_DOWN", "0.8", "'0.8' must be below GANGER_SCALE_UP, 0.8"),
+        ("SCALE_LEAST", "few", "'few' must be a whole number from 0 to 100000"),
+        (
+            "SCALE_LEAST",
+            "1001",
+            "GANGER_SCALE_MOST: 1000 must not be below GANGER_SCALE_LEAST, 1001",
+        ),
+        ("SCALE_MOST", "0", "'0' must be a whole number from 1 to 100000"),
         ("LEASE", "soon", "'soon' must be a positive number of seconds"),
         ("LEASE", "0", "'0' must be a positive number of seconds"),
         ("LEASE", "-1s", "'-1s' must be a positive number of seconds"),
@@ -60,7 +83,8 @@ def test_a_bad_variable_is_named_with_what_would_be_right(
     name: str, value: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"GANGER_{name}", value)
-    with pytest.raises(InvalidSetting, match="^" + re.escape(f"GANGER_{name}: {text}")):
+    said = text if text.startswith("GANGER_") else f"GANGER_{name}: {text}"
+    with pytest.raises(InvalidSetting, match="^" + re.escape(said)):
         Settings.load()
 
 

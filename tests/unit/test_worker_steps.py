@@ -104,6 +104,29 @@ async def test_an_exception_fails_the_step_with_type_message_and_traceback(actio
         assert "runner.py" not in end.error.traceback  # from the user's frame on
 
 
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        ({}, "there was no memory left for it: Unable to allocate 8 GiB"),
+        (
+            {"ganger.memory_mb": 512},
+            "there was no memory left for it of the 512 MB of its worker: Unable to allocate 8 GiB",
+        ),
+    ],
+)
+async def test_a_step_that_got_no_memory_says_so(labels: dict[str, int], text: str) -> None:
+    def greedy(context: Context) -> None:
+        raise MemoryError("Unable to allocate 8 GiB")
+
+    async def never(context: Context) -> None: ...
+
+    async with working(Scripted(never, greedy), reserved=labels) as found:
+        end = await ended(found, "scripted:t")
+        assert end.error is not None
+        assert (end.error.reason, end.error.message) == (FailureReason.OUT_OF_MEMORY, text)
+        assert (end.error.type, end.retryable) == ("MemoryError", True)
+
+
 async def test_an_exception_without_a_text_and_one_too_long_are_told_as_well() -> None:
     class Mute(Exception):
         def __str__(self) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ganger_broker.durations import Duration, parse_duration
+from ganger_broker.labels import LabelValue
 from ganger_broker.messages import FailureReason, RunError
 
 __all__ = ["NonRetryable", "RetryAfter", "error_of", "timed_out"]
@@ -33,14 +34,24 @@ class RetryAfter(Exception):
         super().__init__(message or f"to be tried again after {self.seconds:g} s")
 
 
-def error_of(exc: BaseException) -> RunError:
-    """The error of a step that raised."""
+def error_of(exc: BaseException, memory_mb: LabelValue | None = None) -> RunError:
+    """The error of a step that raised. ``memory_mb``: what its worker may use, where it has a
+    limit."""
+    reason, message = FailureReason.STEP_FAILED, _message(exc)
+    if isinstance(exc, MemoryError):
+        reason = FailureReason.OUT_OF_MEMORY
+        message = ": ".join(part for part in (_memory_text(memory_mb), message) if part)
     return RunError(
-        FailureReason.STEP_FAILED,
-        _encodable(_message(exc))[:MAX_MESSAGE],
+        reason,
+        _encodable(message)[:MAX_MESSAGE],
         type=type(exc).__qualname__,
         traceback=_traceback(exc),
     )
+
+
+def _memory_text(memory_mb: LabelValue | None) -> str:
+    text = "there was no memory left for it"
+    return text if memory_mb is None else f"{text} of the {memory_mb} MB of its worker"
 
 
 def timed_out(seconds: float) -> RunError:

@@ -25,6 +25,7 @@ from ganger_broker.messages import (
     StepWaits,
 )
 from ganger_broker.plain_values import plain
+from ganger_broker.pool_labels import MEMORY_MB
 from ganger_broker.transport import Delivery
 
 from .admin import AsyncAdmin
@@ -342,7 +343,8 @@ class StepRunner:
         if error is not None:
             retryable = not isinstance(error, NonRetryable)
             after = error.seconds if isinstance(error, RetryAfter) else None
-            return self._failed(held, error_of(error), retryable=retryable, retry_after=after)
+            failure = error_of(error, self._worker.get_labels().get(MEMORY_MB))
+            return self._failed(held, failure, retryable=retryable, retry_after=after)
         return self._succeeded(held, output)
 
     def _succeeded(self, held: _Attempt, output: Any) -> bytes:

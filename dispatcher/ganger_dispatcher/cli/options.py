@@ -61,7 +61,7 @@ def settings_for_reading(redis_url: str | None, prefix: str | None) -> Settings:
     return settings
 
 
-def named(setting: str, given: str | None) -> str:
+def named(setting: str, given: object) -> str:
     """The name of a setting, as it was given."""
     return environment_name(setting) if given is None else flag_name(setting)
 

@@ -3,14 +3,18 @@
 import asyncio
 import gc
 import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Annotated
 
+import structlog
 import typer
 
 from ganger_broker.errors import InvalidSetting
 from ganger_broker.logs import configure_logging
 from ganger_broker.settings import Settings, flag_name
 from ganger_broker.transports import open_transport
+from ganger_dispatcher.metrics import Metrics
 from ganger_dispatcher.service import Dispatcher
 from ganger_dispatcher.store import RedisStore, open_redis
 
@@ -31,13 +35,26 @@ def dispatcher(
             "default: quorum]",
         ),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Serve metrics for Prometheus there; 0: anywhere, and log where "
+            "[GANGER_METRICS_PORT; default: nowhere]",
+        ),
+    ] = None,
 ) -> None:
     """Run a dispatcher, which gives steps to workers; it needs RabbitMQ and Redis.
 
     One leads. Start more on other machines: they stand by and take over when it is gone.
     """
     settings = Settings.load(
-        flag_name, broker_url=broker_url, redis_url=redis_url, prefix=prefix, queue_type=queue_type
+        flag_name,
+        broker_url=broker_url,
+        redis_url=redis_url,
+        prefix=prefix,
+        queue_type=queue_type,
+        metrics_port=metrics_port,
     )
     if settings.embedded:
         raise InvalidSetting(
@@ -45,8 +62,28 @@ def dispatcher(
             "process, which has a dispatcher of its own there; give an amqp:// URL"
         )
     configure_logging(settings)
-    _collect_seldom()
-    asyncio.run(_dispatch(settings))
+    with _metrics(settings, named("metrics_port", metrics_port)) as metrics:
+        _collect_seldom()
+        asyncio.run(_dispatch(settings, metrics))
+
+
+@contextmanager
+def _metrics(settings: Settings, name: str) -> Iterator[Metrics | None]:
+    """Metrics that are served, where they are to be."""
+    port = settings.metrics_port
+    if port is None:
+        yield None
+        return
+    from ganger_dispatcher.exporter import exporting  # most verbs can do without it
+
+    metrics = Metrics()
+    with ExitStack() as serving:
+        try:
+            found = serving.enter_context(exporting(metrics, port))
+        except OSError as exc:
+            raise InvalidSetting(f"{name}: port {port} cannot be had: {exc.strerror}") from exc
+        structlog.get_logger("ganger.dispatcher").info("serving_metrics", port=found)
+        yield metrics
 
 
 def _collect_seldom() -> None:
@@ -58,9 +95,10 @@ def _collect_seldom() -> None:
     gc.set_threshold(50_000, 10, 10)
 
 
-async def _dispatch(settings: Settings) -> None:
+async def _dispatch(settings: Settings, metrics: Metrics | None) -> None:
     store = RedisStore(open_redis(settings.redis_url), settings.keys(), settings.feed_length)
-    service = Dispatcher(settings, open_transport(settings, "dispatcher"), store)
+    transport = open_transport(settings, "dispatcher")
+    service = Dispatcher(settings, transport, store, metrics=metrics)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)

@@ -15,20 +15,23 @@ __all__ = ["runs", "schedules", "workers"]
 
 
 def workers(as_json: AsJson = False, redis_url: RedisUrl = None, prefix: Prefix = None) -> None:
-    """Show the live workers: labels, slots, load."""
+    """Show the live workers: labels, slots, load, and what they use of their machines."""
     settings = settings_for_reading(redis_url, prefix)
     found = ask(settings, lambda store: store.workers())
     if as_json:
         print_json([_worker_json(worker) for worker in found])
         return
-    columns = ("worker", "state", "slots", "labels", "actions", "heard")
-    table = id_table(*columns, ids=(worker.id for worker in found), title="Workers")
+    uses = {worker.id: _use_text(worker) for worker in found}
+    said = any(uses.values())
+    columns = ("worker", "state", "slots", *["uses"] * said, "labels", "actions", "heard")
+    table = id_table(*columns, ids=uses, title="Workers")
     for worker in found:
         add_row(
             table,
             worker.id,
             worker.state.value,
             f"{worker.used}/{worker.slots}",
+            *[uses[worker.id]] * said,
             _labels_text(worker.labels) + _coming_text(worker),
             "\n".join(worker.actions),
             time_text(worker.heartbeat_at),
@@ -97,6 +100,13 @@ def _run_json(run_id: str, header: RunHeader, steps: dict[str, StepRun]) -> dict
     fields: dict[str, Any] = msgspec.to_builtins(header)
     del fields["reply"]
     return {"run_id": run_id, **fields, "steps": msgspec.to_builtins(steps)}
+
+
+def _use_text(worker: Worker) -> str:
+    """Memory and cores, where it has said them."""
+    memory = [] if worker.memory_mb is None else [f"{worker.memory_mb:.0f} MB"]
+    cpus = [] if worker.cpus is None else [f"{worker.cpus:.1f} cpus"]
+    return "\n".join(memory + cpus)
 
 
 def _labels_text(labels: dict[str, Any]) -> str:

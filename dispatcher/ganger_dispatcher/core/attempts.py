@@ -26,6 +26,7 @@ from .state import State
 from .states import Change, StepStatus, after
 
 __all__ = [
+    "attempt_failed",
     "attempt_lost",
     "attempt_returned",
     "backoff",
@@ -225,13 +226,27 @@ def attempt_returned(state: State, attempt: str) -> None:
     _again(state, attempt, Change.RETURN, lambda step: replace(step, attempt=step.attempt + 1))
 
 
-def attempt_lost(state: State, attempt: str, *, counts: bool = True) -> None:
-    """The worker is lost, or lost the attempt: match the step again, as a new attempt."""
+def attempt_failed(state: State, attempt: str, why: RunError) -> None:
+    """The attempt was the end of its worker, which cannot say so itself: it has failed."""
+    found = _current(state, attempt)
+    if found is not None:
+        _fail(state, found, replace(why, step=found[1], attempt=attempt))
+
+
+def attempt_lost(
+    state: State, attempt: str, *, counts: bool = True, why: RunError | None = None
+) -> None:
+    """The worker is lost, or lost the attempt: match the step again, as a new attempt.
+
+    ``why``: what became of the worker, where that is known.
+    """
     found = _current(state, attempt)
     if found and counts and found[2].losses >= state.policy.most_losses:
         run, name, step = found
         text = f"its worker was lost {step.losses + 1} times"
         error = RunError(FailureReason.WORKER_LOST, text, step=name, attempt=attempt)
+        if why is not None:
+            error = replace(error, reason=why.reason, message=f"{text}, at last: {why.message}")
         end_step(state, run, name, Change.GIVE_UP, error=error)
         return
     _again(

@@ -13,6 +13,7 @@ from ganger_broker.messages import (
     StepStarted,
     StepWaits,
     WorkerDraining,
+    WorkerKilled,
     WorkerLeft,
     WorkerRegistered,
 )
@@ -21,8 +22,10 @@ from . import (
     attempts,
     concurrency,
     events,
+    kills,
     logs,
     placing,
+    pools,
     progress,
     schedules,
     triggers,
@@ -58,6 +61,7 @@ _DUE = {
     "backoff": attempts.backoff_is_over,
     "timeout": attempts.timed_out,
     "held": triggers.hold_is_over,
+    "pools": pools.look,
 }
 """What is done about a wake-up, by its kind; that of workers is looked at together."""
 
@@ -181,6 +185,8 @@ class Core:
                 workers.draining(state, event, worker)
             case WorkerLeft():
                 workers.left(state, event, worker)
+            case WorkerKilled():
+                kills.killed(state, event, worker)
 
     def _time_passed(self, fact: TimePassed) -> None:
         state = self.state
@@ -227,6 +233,8 @@ class Core:
             if worker.coming:
                 expect_again(state, worker)
             workers.watch(state, worker)
+            pools.noticed(state, worker.labels)
+        pools.restore(state, snapshot.pools)
         for use in snapshot.rates:
             state.rates[use.limit.key] = Rate(use.limit, use.used)
         for schedule in snapshot.schedules:

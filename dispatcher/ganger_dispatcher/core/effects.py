@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ganger_broker.definitions import WorkflowDefinition
+from ganger_broker.deployments import PoolLoad
 from ganger_broker.fields import AttemptId
 from ganger_broker.labels import LabelValue
 from ganger_broker.messages import Assignment, RunResult, ToWorker
@@ -26,6 +27,7 @@ __all__ = [
     "Count",
     "DeleteQueue",
     "DropPending",
+    "DropPool",
     "DropSchedule",
     "DropWorker",
     "Effect",
@@ -37,6 +39,7 @@ __all__ = [
     "StoreComing",
     "StoreLabels",
     "StoreLoad",
+    "StorePool",
     "StoreRate",
     "StoreRun",
     "StoreSchedule",
@@ -159,6 +162,19 @@ class StoreRate(msgspec.Struct, frozen=True):
     """Keep a rate limit, and what was given of it lately."""
 
     use: RateUse
+
+
+class StorePool(msgspec.Struct, frozen=True):
+    """Keep what a pool has to do, and how many replicas that wants."""
+
+    pool: str
+    load: PoolLoad
+
+
+class DropPool(msgspec.Struct, frozen=True):
+    """There is no such pool any more."""
+
+    pool: str
 
 
 class StoreLabels(msgspec.Struct, frozen=True):
@@ -288,6 +304,8 @@ Effect = (
     | StoreComing
     | StoreLabels
     | StoreRate
+    | StorePool
+    | DropPool
     | StoreSchedule
     | DropSchedule
     | Answer

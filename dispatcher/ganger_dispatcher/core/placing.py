@@ -6,6 +6,7 @@ from ganger_broker.labels import Requirement
 from ganger_broker.messages import Assignment, StepWaits
 from ganger_dispatcher.placement.scorer import weights
 
+from . import pools
 from .coming import coming_labels, expect
 from .effects import (
     AddPending,
@@ -109,7 +110,10 @@ def _give(state: State, run: Run, name: str, chosen: str, *, in_turn: bool) -> N
 def _add_to_backlog(state: State, run: Run, name: str, requirement: Requirement) -> None:
     step, step_run = run.steps[name], step_run_id(run.id, name)
     deadline, since = step.deadline or state.now, step.pending_since or state.now
-    state.placement.backlog.add(step_run, requirement, state.turn(run.header.priority, since))
+    backlog = state.placement.backlog
+    backlog.add(step_run, requirement, state.turn(run.header.priority, since))
+    if backlog.pools:
+        pools.watch(state)
     state.wake(deadline, "pending", step_run)
     state.emit(
         StoreStep(run.id, name, step),

@@ -11,6 +11,7 @@ import msgspec
 
 from ganger_broker.crons import Cron
 from ganger_broker.definitions import RateLimit, StepDefinition, WorkflowDefinition
+from ganger_broker.deployments import PoolLoad
 from ganger_broker.fields import AttemptId, LogLevel
 from ganger_broker.labels import LabelValue
 from ganger_broker.messages import ReplyAddress, RunError, RunResult, RunStatus, Trigger
@@ -260,3 +261,4 @@ class Snapshot(msgspec.Struct):
     held: list[Held] = []
     rates: list[RateUse] = []
     schedules: list[Schedule] = []
+    pools: dict[str, PoolLoad] = {}

@@ -10,11 +10,13 @@ from ganger_dispatcher.placement import Placement
 
 from .effects import Effect
 from .records import Held, Run, Schedule, Worker
+from .scaling import Scaling
 from .versions import Versions
 from .workflow import Workflow
 
 if TYPE_CHECKING:
     from .groups import Group, GroupId
+    from .pools import Pool
     from .rates import Rate
 
 __all__ = ["Policy", "State", "Timer"]
@@ -39,6 +41,8 @@ class Policy(NamedTuple):
     """Of waiting that are worth one priority."""
     most_losses: int = 5
     """Lost workers a step run survives; at one more it has failed."""
+    scaling: Scaling = Scaling()
+    """How many replicas pools want."""
 
 
 class Timer(NamedTuple):
@@ -61,7 +65,8 @@ class State:
     be nobody any more; ``rates`` the rate limits by key, ``limited`` pending steps that wait
     for one, with its key and their number there; ``groups`` the runs that concurrency limits,
     ``vacated`` groups in which there is room again; ``sequence`` numbers what waits;
-    ``schedules`` runs by the clock, by id.
+    ``schedules`` runs by the clock, by id; ``pools`` what pools of workers have to do, by label,
+    ``pools_watched`` whether they are looked at.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -86,6 +91,8 @@ class State:
         self.vacated: dict[GroupId, None] = {}
         self.sequence = 0
         self.schedules: dict[str, Schedule] = {}
+        self.pools: dict[str, Pool] = {}
+        self.pools_watched = False
         self._timers: list[Timer] = []
 
     def emit(self, *effects: Effect) -> None:

@@ -15,6 +15,7 @@ from ganger_broker.messages import (
     Refused,
     RegisterAgain,
     WorkerDraining,
+    WorkerKilled,
     WorkerLeft,
     WorkerRegistered,
 )
@@ -37,6 +38,7 @@ from .effects import (
 from .facts import AssignmentReturned
 from .inputs import InputSchema, schema_problem
 from .placing import look_again, match, place_patient_anew, release, repin, room
+from .pools import noticed
 from .rates import Rate
 from .records import RateUse, Worker, WorkerState
 from .schedules import follow_crons
@@ -48,6 +50,7 @@ from .workflow import Workflow
 __all__ = [
     "anticipate",
     "draining",
+    "forget",
     "fresh_deadlines",
     "heard",
     "heartbeat",
@@ -68,7 +71,7 @@ def heard(state: State, event: Event) -> Worker | None:
     """The worker that speaks, its deadline put off; None where the event is not to count."""
     worker = state.workers.get(event.worker)
     if worker is None:
-        if not isinstance(event, WorkerLeft):
+        if not isinstance(event, WorkerLeft | WorkerKilled):
             state.emit(Tell(event.worker, RegisterAgain()))
         return None
     if worker.incarnation != event.incarnation:
@@ -79,7 +82,7 @@ def heard(state: State, event: Event) -> Worker | None:
         state.emit(Beat(worker.id, state.now, event.memory_mb, event.cpus))
     else:
         state.emit(Beat(worker.id, state.now))
-    if worker.state is WorkerState.UNREACHABLE:
+    if worker.state is WorkerState.UNREACHABLE and not isinstance(event, WorkerKilled):
         state.emit(Tell(worker.id, RegisterAgain()))  # it may have a queue again
     return worker
 
@@ -97,7 +100,7 @@ def registered(state: State, event: WorkerRegistered) -> None:
     if known is not None and known.incarnation == event.incarnation:
         worker, lost = _renewed(state, known, event), []
     else:
-        lost = _remove(state, known) if known is not None else []
+        lost = forget(state, known) if known is not None else []
         past = [*known.past, known.incarnation][-_PAST:] if known is not None else []
         worker = _joined(state, event, past)
     worker.workflows = versions_of(event)
@@ -164,6 +167,7 @@ def _joined(state: State, event: WorkerRegistered, past: list[str]) -> Worker:
         worker.id, worker.labels, worker.actions, worker.slots, is_open=worker.is_open
     )
     watch(state, worker)
+    noticed(state, worker.labels)
     state.emit(
         Count("workers_registered"),
         Note("worker_joined", {"worker": worker.id, "labels": worker.labels}),
@@ -180,6 +184,7 @@ def _renewed(state: State, worker: Worker, event: WorkerRegistered) -> Worker:
     if event.label_seq >= worker.label_seq:
         worker.labels, worker.label_seq = dict(event.labels), event.label_seq
     state.placement.rejoin(worker.id, worker.labels, worker.actions, is_open=worker.is_open)
+    noticed(state, worker.labels)
     return worker
 
 
@@ -254,6 +259,7 @@ def labels_changed(state: State, event: LabelsChanged, worker: Worker) -> None:
         worker.labels.pop(key, None)
     worker.labels.update(event.upsert)
     state.placement.change_labels(worker.id, event.upsert, delete)
+    noticed(state, event.upsert)
     state.emit(
         StoreLabels(worker.id, event.seq, event.upsert, delete),
         Count("label_changes"),
@@ -282,7 +288,7 @@ def _close(state: State, worker: Worker, to: WorkerState) -> None:
 
 def left(state: State, _: WorkerLeft, worker: Worker) -> None:
     """The worker has ended; what it had still is for others, and is no loss that counts."""
-    attempts = _remove(state, worker)
+    attempts = forget(state, worker)
     state.emit(DeleteQueue(worker.id), Note("worker_left", {"worker": worker.id}))
     for attempt in attempts:
         attempt_lost(state, attempt, counts=False)
@@ -320,7 +326,7 @@ def _remove_silent(state: State, name: str) -> Worker | None:
     if worker.heartbeat_at + state.policy.worker_timeout > state.now:
         watch(state, worker)
         return None
-    attempts = _remove(state, worker)
+    attempts = forget(state, worker)
     state.emit(
         DeleteQueue(worker_id),
         Count("workers_lost"),
@@ -335,8 +341,8 @@ def fresh_deadlines(state: State) -> None:
         worker.heartbeat_at = state.now
 
 
-def _remove(state: State, worker: Worker) -> list[str]:
-    """Forget a worker; the attempts it held."""
+def forget(state: State, worker: Worker) -> list[str]:
+    """The worker is gone; the attempts it held, for which something is still to be done."""
     del state.workers[worker.id]
     state.versions.drop(worker)
     state.placement.leave(worker.id)

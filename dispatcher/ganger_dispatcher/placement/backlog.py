@@ -14,6 +14,7 @@ from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from ganger_broker.labels import Condition, LabelValue, Requirement, WorkerLabelComparator
+from ganger_broker.pool_labels import pool_of
 
 __all__ = ["Backlog", "PendingStep"]
 
@@ -160,18 +161,33 @@ def _guard(requirement: Requirement) -> Condition | None:
     return bound
 
 
+class _Signature:
+    """The pending steps of one signature: their turns, how many, and the pool they wait for.
+
+    Steps pinned to a worker wait for that one: no other of its pool would help them.
+    """
+
+    __slots__ = ("count", "pool", "turns")
+
+    def __init__(self, requirement: Requirement) -> None:
+        self.turns: list[PendingStep] = []
+        self.count = 0
+        self.pool = pool_of(requirement.conditions) if requirement.worker is None else None
+
+
 class Backlog:
     """All pending steps. It decides whose turn it is, not where a step goes."""
 
     def __init__(self) -> None:
         self._requirement_of: dict[str, Requirement] = {}
         self._turn_of: dict[str, PendingStep] = {}
-        self._queues: dict[Requirement, list[PendingStep]] = {}
-        self._counts: dict[Requirement, int] = {}
+        self._signatures: dict[Requirement, _Signature] = {}
         self._guards: dict[str, _Guards] = {}
         self._sequence = 0
         self.version = 0
         """Another whenever the signatures with pending steps are others."""
+        self.pools: dict[str, int] = {}
+        """How many steps wait for any worker of a pool, by pool; only those with some."""
 
     def __len__(self) -> int:
         return len(self._requirement_of)
@@ -185,34 +201,44 @@ class Backlog:
         step = PendingStep(turn, self._sequence, step_run)
         self._requirement_of[step_run] = requirement
         self._turn_of[step_run] = step
-        heappush(self._queues.setdefault(requirement, []), step)
-        count = self._counts.get(requirement, 0)
-        self._counts[requirement] = count + 1
-        if not count:
+        signature = self._signatures.get(requirement)
+        if signature is None:
+            signature = self._signatures[requirement] = _Signature(requirement)
             self.version += 1
             self._guards.setdefault(requirement.action, _Guards()).add(requirement)
+        heappush(signature.turns, step)
+        signature.count += 1
+        if signature.pool is not None:
+            self.pools[signature.pool] = self.pools.get(signature.pool, 0) + 1
 
     def remove(self, step_run: str) -> None:
         """The step is pending no more: placed, cancelled or timed out."""
         requirement = self._requirement_of.pop(step_run)
         del self._turn_of[step_run]
-        self._counts[requirement] -= 1
-        if not self._counts[requirement]:
+        signature = self._signatures[requirement]
+        signature.count -= 1
+        if signature.pool is not None:
+            self._leave_pool(signature.pool)
+        if not signature.count:
             self.version += 1
-            del self._counts[requirement], self._queues[requirement]
+            del self._signatures[requirement]
             guards = self._guards[requirement.action]
             guards.remove(requirement)
             if not guards:
                 del self._guards[requirement.action]
-        elif len(self._queues[requirement]) > 2 * self._counts[requirement] + _SLACK:
-            self._tidy(requirement)
+        elif len(signature.turns) > 2 * signature.count + _SLACK:
+            self._tidy(signature)
 
-    def _tidy(self, requirement: Requirement) -> None:
+    def _leave_pool(self, pool: str) -> None:
+        self.pools[pool] -= 1
+        if not self.pools[pool]:
+            del self.pools[pool]
+
+    def _tidy(self, signature: _Signature) -> None:
         """Drop the turns of steps that are pending no more."""
-        turns = self._turn_of
-        live = [turn for turn in self._queues[requirement] if turns.get(turn.step_run) is turn]
+        live = [turn for turn in signature.turns if self._turn_of.get(turn.step_run) is turn]
         heapify(live)
-        self._queues[requirement] = live
+        signature.turns = live
 
     def open_to(
         self, actions: frozenset[str], labels: Mapping[str, LabelValue], worker: str
@@ -230,14 +256,14 @@ class Backlog:
             turn
             for guards in self._guards.values()
             for requirement in guards.by_worker.get(worker, ())
-            for turn in self._queues[requirement]
+            for turn in self._signatures[requirement].turns
             if self._turn_of.get(turn.step_run) is turn
         ]
         return [turn.step_run for turn in sorted(turns)]
 
     def first(self, requirement: Requirement) -> PendingStep:
         """The step of this signature whose turn it is."""
-        queue = self._queues[requirement]
-        while self._turn_of.get(queue[0].step_run) is not queue[0]:
-            heappop(queue)  # placed, cancelled or timed out since
-        return queue[0]
+        turns = self._signatures[requirement].turns
+        while self._turn_of.get(turns[0].step_run) is not turns[0]:
+            heappop(turns)  # placed, cancelled or timed out since
+        return turns[0]

@@ -72,7 +72,7 @@ class DeploymentStore:
         await asked(pipe.execute())
 
     async def loads(self) -> dict[str, PoolLoad]:
-        return await self._values(self._keys.pools, PoolLoad)
+        return await self._store.pools()
 
     async def uses(self) -> list[_Use]:
         return [

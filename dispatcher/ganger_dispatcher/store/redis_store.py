@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from ganger_broker.definitions import WorkflowDefinition
+from ganger_broker.deployments import PoolLoad
 from ganger_broker.errors import EpochSuperseded, MissingExtra, StoreError, StoreRefused
 from ganger_broker.keys import Keys
 from ganger_broker.messages import RunError, RunResult, RunStatus
@@ -171,6 +172,7 @@ class RedisStore:
             held=[msgspec.json.decode(text, type=Held) for text in held],
             schedules=await self.schedules(),
             rates=[msgspec.json.decode(text, type=RateUse) for text in rates],
+            pools=await self.pools(),
         )
 
     async def outbox(self) -> dict[str, Message]:
@@ -201,6 +203,18 @@ class RedisStore:
         found = await asked(self._redis.hvals(self._keys.schedules))
         schedules = [msgspec.json.decode(text, type=Schedule) for text in found]
         return sorted(schedules, key=lambda schedule: (schedule.next_at, schedule.schedule_id))
+
+    async def pools(self) -> dict[str, PoolLoad]:
+        """What each pool has to do."""
+        found = await asked(self._redis.hgetall(self._keys.pools))
+        return {
+            pool.decode(): msgspec.json.decode(text, type=PoolLoad) for pool, text in found.items()
+        }
+
+    async def counters(self) -> dict[str, int]:
+        """All that was ever counted, whoever led."""
+        found = await asked(self._redis.hgetall(self._keys.stats))
+        return {name.decode(): int(value) for name, value in found.items()}
 
     async def run(self, run_id: str) -> tuple[RunHeader, dict[str, StepRun]] | None:
         """One run, ended or not; None where there is none."""

@@ -184,6 +184,12 @@ class Writes:
     def _store_rate(self, effect: do.StoreRate) -> None:
         self.set(self._keys.rates, {effect.use.limit.key: effect.use})
 
+    def _store_pool(self, effect: do.StorePool) -> None:
+        self.set(self._keys.pools, {effect.pool: effect.load})
+
+    def _drop_pool(self, effect: do.DropPool) -> None:
+        self.drop(self._keys.pools, [effect.pool])
+
     def _store_labels(self, effect: do.StoreLabels) -> None:
         key = self._keys.labels(effect.worker)
         self.drop(key, effect.delete)
@@ -282,6 +288,8 @@ _WRITERS: dict[type, Callable[[Writes, Any], None]] = {
     do.StoreComing: Writes._store_coming,
     do.StoreLabels: Writes._store_labels,
     do.StoreRate: Writes._store_rate,
+    do.StorePool: Writes._store_pool,
+    do.DropPool: Writes._drop_pool,
     do.StoreSchedule: Writes._store_schedule,
     do.DropSchedule: Writes._drop_schedule,
     do.Beat: Writes._beat,

@@ -14,6 +14,7 @@ from ganger_broker.definitions import (
     StickyStrategy,
     WorkflowDefinition,
 )
+from ganger_broker.pool_labels import POOL
 from ganger_dispatcher.core.state import Policy
 
 POLICY = Policy(worker_timeout=10_000, pickup_deadline=8_000, hold=20_000, most_losses=2)
@@ -47,6 +48,7 @@ CHAIN = [
     StepDefinition("b", parents=["a"], desired_worker_labels=GPU),
 ]
 API = RateLimit("api", 2, 20)
+POOLED = StepDefinition("s", pool="p", retries=1, desired_worker_labels=WARM, schedule_timeout=15)
 KEYS = st.sampled_from(["x", "y"])
 CONCURRENT = {
     "queued": [Concurrency("key", 1), Concurrency(limit=2)],
@@ -61,6 +63,7 @@ FLOWS["ticking"] = [
     WorkflowDefinition("ticking", [StepDefinition("s", schedule_timeout=30)], on_crons=CRONS),
     WorkflowDefinition("ticking", [StepDefinition("s")], "2", on_crons=CRONS[:1]),
 ]
+FLOWS["pooled"] = [WorkflowDefinition("pooled", [POOLED])]
 FLOWS |= {
     name: [WorkflowDefinition(name, [LIMITED], concurrency=rules)]
     for name, rules in CONCURRENT.items()
@@ -75,6 +78,8 @@ FLOWS |= {
         (StickyStrategy.HARD, StickyOnLoss.REPIN),
     ]
 }
-LABELS = st.dictionaries(st.sampled_from(["gpu", "model"]), st.sampled_from([0, 1, 2, "x", "1"]))
+LABELS = st.dictionaries(
+    st.sampled_from(["gpu", "model", POOL]), st.sampled_from([0, 1, 2, "x", "1", "p"])
+)
 PATIENT: dict[str, Any] = {"model": {"value": "x", "weight": 5, "prefer_for": 4}}
 WISHES = st.sampled_from([{}, {}, GPU, WARM, PATIENT, {"model": "x"}])

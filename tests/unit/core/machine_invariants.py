@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 from ganger_broker.definitions import StickyStrategy
 from ganger_dispatcher.core import Core
 from ganger_dispatcher.core.groups import groups_of
+from ganger_dispatcher.core.pools import loads
 from ganger_dispatcher.core.rates import next_waiting
 from ganger_dispatcher.core.records import Worker
 from ganger_dispatcher.core.schedules import tick_run_id
@@ -132,6 +133,15 @@ class Invariants(RuleBasedStateMachine):
             assert placement.next_for(worker) is None
 
     @invariant()
+    def what_waits_for_a_pool_is_counted(self) -> None:
+        state = self.core.state
+        pooled = [f"{run.id}/s" for run in state.runs.values() if run.header.workflow == "pooled"]
+        waiting = [step_run for step_run in pooled if step_run in state.placement.backlog]
+        assert state.placement.backlog.pools == ({"p": len(waiting)} if waiting else {})
+        assert state.pools_watched or not waiting
+        assert not state.pools_watched or (self.core.wake_at or 0) <= self.now + 1_000
+
+    @invariant()
     def the_next_tick_is_waited_for(self) -> None:
         for schedule in self.core.state.schedules.values():
             assert (self.core.wake_at or 0) <= max(schedule.next_at, self.now + 1)
@@ -197,6 +207,7 @@ class Invariants(RuleBasedStateMachine):
         assert stored.held == state.held
         assert stored.schedules == state.schedules
         assert stored.rates.keys() == state.rates.keys()
+        assert stored.pools == loads(state)
         for key, rate in state.rates.items():  # what has left its window is forgotten unstored
             assert rate.used.items() <= stored.rates[key].used.items()
         assert stored.pending.keys() == set(self.pending())

@@ -6,6 +6,7 @@ from typing import Any
 from msgspec.structs import asdict, replace
 
 from ganger_broker.definitions import WorkflowDefinition
+from ganger_broker.deployments import PoolLoad
 from ganger_dispatcher.core import effects as do
 from ganger_dispatcher.core.digest import digest
 from ganger_dispatcher.core.effects import Effect
@@ -43,6 +44,7 @@ class Stored:
         self.held: dict[str, Held] = {}
         self.schedules: dict[str, Schedule] = {}
         self.rates: dict[str, RateUse] = {}
+        self.pools: dict[str, PoolLoad] = {}
 
     def apply(self, effects: list[Effect]) -> None:
         """Store what these effects store."""
@@ -60,6 +62,10 @@ class Stored:
                     del self.schedules[schedule_id]
                 case do.StoreRate(use):
                     self.rates[use.limit.key] = deepcopy(use)
+                case do.StorePool(pool, load):
+                    self.pools[pool] = load
+                case do.DropPool(pool):
+                    del self.pools[pool]
                 case do.AppendLog(run_id, logged, lines):
                     self.headers[run_id] = replace(self.headers[run_id], logged=dict(logged))
                     self.logs.setdefault(run_id, []).extend(lines)
@@ -130,6 +136,7 @@ class Stored:
             held=list(self.held.values()),
             schedules=list(self.schedules.values()),
             rates=list(self.rates.values()),
+            pools=dict(self.pools),
         )
 
     def _read_worker(self, worker_id: str) -> Worker:

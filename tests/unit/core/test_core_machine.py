@@ -15,6 +15,7 @@ from hypothesis.stateful import (
 
 from ganger_broker.labels import parse_desired
 from ganger_broker.messages import (
+    FailureReason,
     Heartbeat,
     LabelsChanged,
     LogLine,
@@ -27,6 +28,7 @@ from ganger_broker.messages import (
     StepWaits,
     Trigger,
     WorkerDraining,
+    WorkerKilled,
     WorkerLeft,
     WorkerRegistered,
 )
@@ -261,6 +263,14 @@ class CoreMachine(Invariants):
     @rule(worker=st.sampled_from(WORKERS))
     def leave(self, worker: str) -> None:
         self.tell(WorkerLeft(worker, self.incarnation(worker)))
+
+    @rule(worker=st.sampled_from(WORKERS), late=st.sampled_from([0, 0, 0, 1]))
+    def kill(self, worker: str, late: int) -> None:
+        incarnation = str(self.incarnations[worker] - late)
+        there = self.core.state.workers.get(worker)
+        dies = there is not None and there.incarnation == incarnation
+        self.tell(WorkerKilled(worker, incarnation, FailureReason.OUT_OF_MEMORY, "over 64 MB"))
+        assert (worker in self.core.state.workers) == (there is not None and not dies)
 
     @rule(worker=st.sampled_from(WORKERS), forgetful=st.booleans())
     def beat(self, worker: str, forgetful: bool) -> None:

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from ganger_broker.definitions import StepDefinition, WorkflowDefinition
 from ganger_broker.messages import (
+    FailureReason,
     Heartbeat,
     LabelsChanged,
     LogLine,
@@ -18,6 +19,7 @@ from ganger_broker.messages import (
     StepWaits,
     Trigger,
     WorkerDraining,
+    WorkerKilled,
     WorkerLeft,
     WorkerRegistered,
 )
@@ -191,6 +193,14 @@ class World:
     def leave(self, worker: str = "a") -> list[Effect]:
         """A worker ends."""
         return self.tell(WorkerLeft(worker, self.incarnations[worker]))
+
+    def kill(
+        self, worker: str = "a", message: str = "over 64 MB", *, incarnation: str | None = None
+    ) -> list[Effect]:
+        """A worker's process was stopped at its memory limit."""
+        incarnation = incarnation or self.incarnations[worker]
+        reason = FailureReason.OUT_OF_MEMORY
+        return self.tell(WorkerKilled(worker, incarnation, reason, message))
 
     # ── time ──────────────────────────────────────────────────────────────────────────
 

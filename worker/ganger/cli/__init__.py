@@ -11,7 +11,7 @@ from ganger.version import __version__
 from ganger_broker.errors import GangerError, InvalidInput, MissingExtra
 
 from . import ask, work
-from .compute import compute
+from .compute import commands as compute_commands
 
 __all__ = ["main"]
 
@@ -68,7 +68,7 @@ def _commands() -> typer.Typer:
     app.command()(ask.cancel)
     app.command()(ask.unschedule)
     app.command()(ask.schema)
-    app.add_typer(compute, rich_help_panel="Run it, with RabbitMQ and Redis")
+    app.add_typer(compute_commands, rich_help_panel="Run it, with RabbitMQ and Redis")
     _add_installed(app)
     _group(app)
     return app

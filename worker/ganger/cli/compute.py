@@ -33,7 +33,7 @@ from .loading import load
 from .options import BrokerUrl, Prefix
 from .work import DEFAULT_SLOTS, SlotCount, Target
 
-__all__ = ["compute"]
+__all__ = ["commands"]
 
 T = TypeVar("T")
 
@@ -83,14 +83,14 @@ Options = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
-compute = typer.Typer(
+commands = typer.Typer(
     name="compute",
     help="Plan the machines that steps ask for with compute=…, and run workers on them.",
     no_args_is_help=True,
 )
 
 
-@compute.command()
+@commands.command()
 def plan(
     target: Target,
     deployment: Name = None,
@@ -124,7 +124,7 @@ def plan(
         print_plan(made, intended, change, found)
 
 
-@compute.command()
+@commands.command()
 def up(
     target: Target,
     deployment: Name = None,
@@ -171,7 +171,7 @@ def up(
     _say(adapter.apply(made, intended))
 
 
-@compute.command()
+@commands.command()
 def down(
     deployment: WhichOne = None,
     broker_url: BrokerUrl = None,
@@ -187,7 +187,7 @@ def down(
     typer.echo(f"{made.name} is down")
 
 
-@compute.command()
+@commands.command()
 def scale(
     pools: Annotated[list[str], typer.Argument(metavar="POOL=N...", help="So many replicas.")],
     deployment: Name = None,
@@ -202,7 +202,7 @@ def scale(
     _say(given.adapter(made).apply(made, plan_of(made)))
 
 
-@compute.command()
+@commands.command()
 def ps(
     deployment: WhichOne = None,
     as_json: AsJson = False,
@@ -230,7 +230,7 @@ def ps(
             print_replicas(*each, loads)
 
 
-@compute.command()
+@commands.command()
 def logs(
     replica: Annotated[
         str, typer.Argument(metavar="REPLICA", help="As `ganger compute ps` shows it.")
