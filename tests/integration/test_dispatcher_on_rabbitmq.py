@@ -9,9 +9,11 @@ from typing import Any
 import aiormq
 import pika
 import pytest
+from structlog.testing import capture_logs
 from tools.private_servers import PrivateRabbit
 
 from ganger_broker.topology import Queue
+from ganger_broker.transport import Delivery
 from ganger_dispatcher.store import open_redis
 from tests.inbox import PATIENCE
 from tests.outside import Outside
@@ -111,6 +113,54 @@ async def test_a_trigger_with_an_address_that_is_no_text_is_dead_lettered(
     assert dead.headers["ganger-reason"] == "malformed"
     assert dead.headers["ganger-detail"] == "its properties: correlation_id: cannot be decoded"
     assert await finishes(outside, "r2")
+
+
+async def test_a_reply_queue_that_is_full_costs_nobody_elses_answer(
+    rabbit: PrivateRabbit, outside: Outside
+) -> None:
+    name = f"full-{secrets.token_hex(6)}"
+    connection = await aiormq.connect(rabbit.url)
+    channel = await connection.channel()
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    await channel.queue_declare(name, arguments=full)
+    await channel.basic_publish(b"", routing_key=name)
+    await outside.join("w")
+    await outside.trigger("r1", reply_to=name)
+    async with asyncio.timeout(PATIENCE):
+        assert (await outside.work("w")).run_id == "r1"
+
+    with capture_logs() as logs:
+        for number in range(2, 25):  # more than a quorum queue delivers one message
+            assert await finishes(outside, f"r{number}")
+    assert not [line for line in logs if line["event"] == "taking_over"]
+
+    came: asyncio.Queue[Delivery] = asyncio.Queue()
+    await outside.transport.consume(name, came.put_nowait, prefetch=1, no_ack=True)
+    async with asyncio.timeout(PATIENCE):
+        assert [b"r1" in (await came.get()).body for _ in range(2)] == [False, True]
+    await channel.queue_delete(name)
+    await connection.close()
+
+
+@pytest.mark.parametrize("headers", [27_000, 32_000])
+async def test_a_dead_letter_that_would_fit_no_frame_is_one_all_the_same(
+    outside: Outside, headers: int
+) -> None:
+    """Both the headers it came with and the name of the field that is wrong are long."""
+    await outside.join("w")
+    body = '{"workflow": "add", "%s": 1}' % ("\U0001f600" * 1_900)
+    given = {"long": "\U0001f600" * headers}
+
+    with capture_logs() as logs:
+        await asyncio.to_thread(publish, outside, "trigger.add", body.encode(), headers=given)
+        async with asyncio.timeout(PATIENCE):
+            assert (await outside.dead.get()).headers["ganger-reason"] == "malformed"
+        assert await finishes(outside, "r1")
+    assert not [line for line in logs if line["event"] in ("taking_over", "connection lost")]
+    redis = open_redis(REDIS_URL)
+    assert int(await redis.hget(outside.settings.keys().stats, "messages_dead")) == 1
+    await redis.aclose()
+    assert outside.dead.empty()
 
 
 @pytest.mark.parametrize("which", ["triggers", "events"])

@@ -34,6 +34,8 @@ __all__ = ["Publisher"]
 log = structlog.get_logger(__name__)
 
 PERSISTENT = 2
+FRAME_OVERHEAD = 8
+"""Bytes of a frame besides its content."""
 MAX_IN_FLIGHT = 1000
 """Unconfirmed messages at most: what a lost connection has us send again."""
 CHUNK_MESSAGES = 200
@@ -299,4 +301,8 @@ def _frames(channel: Channel, pending: _Pending) -> bytes:
         ContentHeader(body_size=len(body), properties=properties),
     ]
     frames += [ContentBody(body[at : at + size]) for at in range(0, len(body), size)]
-    return b"".join([marshal(frame, channel.number) for frame in frames])
+    packed = [marshal(frame, channel.number) for frame in frames]
+    over = len(packed[1]) - FRAME_OVERHEAD - size
+    if over > 0:  # the server would close the connection, and everybody's deliveries come again
+        raise ValueError(f"its headers are {over} bytes longer than a frame may be")
+    return b"".join(packed)

@@ -159,8 +159,8 @@ class _Making(UnderlayConnection):
     async def make_connection(
         cls,
         url: URL,
-        timeout: float | None = None,
-        **kwargs: Any,  # noqa: ASYNC109
+        timeout: float | None = None,  # noqa: ASYNC109
+        **kwargs: Any,
     ) -> _Underlay:
         properties = kwargs.pop("client_properties", None)
         connection = _Underlay(url, **kwargs)

@@ -27,6 +27,7 @@ from .states import Change, StepStatus, after
 
 __all__ = [
     "attempt_failed",
+    "attempt_impossible",
     "attempt_lost",
     "attempt_returned",
     "backoff",
@@ -231,6 +232,16 @@ def attempt_failed(state: State, attempt: str, why: RunError) -> None:
     found = _current(state, attempt)
     if found is not None:
         _fail(state, found, replace(why, step=found[1], attempt=attempt))
+
+
+def attempt_impossible(state: State, attempt: str) -> None:
+    """The assignment cannot be sent, to whomever: the step has failed."""
+    found = _current(state, attempt)
+    if found is not None and found[2].status is StepStatus.ASSIGNED:
+        run, name, _ = found
+        text = "the broker does not take its assignment: with its inputs it is too large"
+        error = RunError(FailureReason.STEP_FAILED, text, step=name, attempt=attempt)
+        end_step(state, run, name, Change.FAIL, error=error)
 
 
 def attempt_lost(

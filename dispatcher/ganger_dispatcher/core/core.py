@@ -34,10 +34,12 @@ from . import (
 from .coming import expect_again
 from .effects import Effect
 from .facts import (
+    AssignmentImpossible,
     AssignmentReturned,
     BrokerRestored,
     CancelRequested,
     EventPushed,
+    MessageDropped,
     MessageRefused,
     ScheduleRequested,
     SchedulesAsked,
@@ -78,6 +80,8 @@ Fact = (
     | UnscheduleRequested
     | SchedulesAsked
     | AssignmentReturned
+    | AssignmentImpossible
+    | MessageDropped
     | BrokerRestored
     | TimePassed
 )
@@ -150,6 +154,10 @@ class Core:
                 triggers.cancel_requested(state, fact)
             case AssignmentReturned():
                 workers.returned(state, fact)
+            case AssignmentImpossible():
+                workers.impossible(state, fact)
+            case MessageDropped():
+                triggers.dropped(state, fact)
             case TimePassed():
                 self._time_passed(fact)
             case BrokerRestored():

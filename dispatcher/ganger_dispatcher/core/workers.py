@@ -21,7 +21,13 @@ from ganger_broker.messages import (
 )
 from ganger_broker.pool_labels import pool_of_worker
 
-from .attempts import attempt_lost, attempt_returned, is_current, is_started
+from .attempts import (
+    attempt_impossible,
+    attempt_lost,
+    attempt_returned,
+    is_current,
+    is_started,
+)
 from .effects import (
     Beat,
     Count,
@@ -35,7 +41,7 @@ from .effects import (
     StoreWorkflow,
     Tell,
 )
-from .facts import AssignmentReturned
+from .facts import AssignmentImpossible, AssignmentReturned
 from .inputs import InputSchema, schema_problem
 from .placing import look_again, match, place_patient_anew, release, repin, room
 from .pools import noticed
@@ -54,6 +60,7 @@ __all__ = [
     "fresh_deadlines",
     "heard",
     "heartbeat",
+    "impossible",
     "labels_changed",
     "left",
     "registered",
@@ -363,3 +370,12 @@ def returned(state: State, fact: AssignmentReturned) -> None:
         else:
             match(state, worker)
     attempt_returned(state, fact.attempt)
+
+
+def impossible(state: State, fact: AssignmentImpossible) -> None:
+    """Sent to another worker it would be as large: its step has failed."""
+    worker = state.workers.get(fact.worker)
+    if worker is not None and fact.attempt in worker.attempts:
+        release(state, worker, fact.attempt)
+        match(state, worker)
+    attempt_impossible(state, fact.attempt)
