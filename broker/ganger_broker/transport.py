@@ -130,8 +130,11 @@ class Transport(Protocol):
         *,
         prefetch: int,
         no_ack: bool = False,
+        priority: int = 0,
     ) -> Subscription:
         """Hand each message of ``queue`` to ``on_delivery``, at most ``prefetch`` unacknowledged.
+
+        Consumers of a lower ``priority`` get only what those of a higher one have no room for.
 
         ``on_delivery`` is not called before this has returned; it must not block and must
         not raise. A consumer that the server cancels (its queue was deleted) is set up

@@ -170,6 +170,7 @@ class MemoryTransport:
         *,
         prefetch: int,
         no_ack: bool = False,
+        priority: int = 0,
     ) -> MemorySubscription:
         """Consume; see the port."""
         caller = self._check_connected()
@@ -182,6 +183,7 @@ class MemoryTransport:
                 lambda: self._start_recovery(subscription),
                 prefetch=prefetch,
                 no_ack=no_ack,
+                priority=priority,
             )
 
         subscription = MemorySubscription(self._broker, make, on_delivery)
