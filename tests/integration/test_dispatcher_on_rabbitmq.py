@@ -12,6 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 from tools.private_servers import PrivateRabbit
 
+from ganger_broker.definitions import StepDefinition, WorkflowDefinition
+from ganger_broker.messages import Outcome, StepFinished, StepStarted, WorkerRegistered
 from ganger_broker.topology import Queue
 from ganger_broker.transport import Delivery
 from ganger_dispatcher.store import open_redis
@@ -161,6 +163,68 @@ async def test_a_dead_letter_that_would_fit_no_frame_is_one_all_the_same(
     assert int(await redis.hget(outside.settings.keys().stats, "messages_dead")) == 1
     await redis.aclose()
     assert outside.dead.empty()
+
+
+async def test_a_leader_that_is_cut_off_gets_nothing_of_what_comes(outside: Outside) -> None:
+    """Its consumers are there until the broker notices; it would not process what it gets."""
+    topology = outside.topology
+    for queue in (topology.triggers, topology.events):
+        await outside.transport.consume(queue, lambda _: None, prefetch=1000)
+    await outside.join("w")
+
+    for number in range(10):
+        assert await finishes(outside, f"r{number}")
+
+
+async def test_no_worker_is_lost_while_the_broker_stands_still(
+    rabbit: PrivateRabbit, outside: Outside
+) -> None:
+    await outside.join("w")
+    await outside.trigger("r1")
+    async with asyncio.timeout(PATIENCE):
+        assignment = await outside.assigned.get()
+    await outside.say(StepStarted("w", "1", assignment.attempt))
+    beating = asyncio.create_task(outside.beat("w", assignment.attempt))
+
+    rabbit.freeze()
+    try:
+        await asyncio.sleep(8)  # twice the time after which a silent worker is lost
+    finally:
+        rabbit.thaw()
+    await outside.say(StepFinished("w", "1", assignment.attempt, Outcome.SUCCEEDED, {"sum": 3}))
+
+    async with asyncio.timeout(PATIENCE):
+        assert (await outside.results.get()).status == "succeeded"
+    beating.cancel()
+    redis = open_redis(REDIS_URL)
+    assert await redis.hget(outside.settings.keys().stats, "workers_lost") is None
+    await redis.aclose()
+
+
+async def test_the_only_worker_is_lost_where_nobody_else_says_anything(outside: Outside) -> None:
+    await outside.join("w")
+    await outside.trigger("r1")
+    async with asyncio.timeout(PATIENCE):
+        assert (await outside.assigned.get()).attempt == "r1/add/1"
+        await outside.queue_deleted.wait()
+
+
+async def test_it_stops_while_the_broker_is_away_however_much_it_has_to_say(
+    rabbit: PrivateRabbit, outside: Outside
+) -> None:
+    late = WorkflowDefinition("late", [StepDefinition("s", schedule_timeout=2.0)])
+    await outside.say(
+        WorkerRegistered("w", "1", name="w", slots=1, workflows=[late], draining=True)
+    )
+    for _ in range(40):
+        await outside.trigger(body=b'{"workflow": "late"}')
+    await asyncio.to_thread(rabbit.kill)
+    try:
+        await asyncio.sleep(4)  # their time is over, and nobody can be told
+        async with asyncio.timeout(30):
+            await outside.dispatchers.pop().stop()
+    finally:
+        await asyncio.to_thread(rabbit.start)
 
 
 @pytest.mark.parametrize("which", ["triggers", "events"])
