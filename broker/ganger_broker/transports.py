@@ -21,8 +21,8 @@ def open_transport(settings: Settings, name: str, *, missed_soon: bool = False) 
     """A transport of ``settings.broker_url``, not connected yet.
 
     ``name`` is what the broker's operator sees. ``missed_soon``: the broker is to notice within
-    seconds that it is cut off, rather than to bear with an event loop that is held up. ``memory://`` and, say, ``memory://other``
-    are two brokers, each shared by all of this process.
+    seconds that it is cut off, rather than to bear with an event loop that is held up.
+    ``memory://`` and, say, ``memory://other`` are two brokers, each shared by all of this process.
     """
     if settings.embedded:
         return MemoryTransport(memory_broker(settings.broker_url), name=name)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
+from uuid import uuid4
 
 import structlog
 from msgspec.structs import replace
@@ -363,7 +364,8 @@ class Term:
         beats, self._beats = self._beats, []
         effects = beats + effects
         self._committed_at = self._clock()
-        await self._persist(lambda: self._store.commit(self._epoch, effects, outbox, sent))
+        named = uuid4().hex
+        await self._persist(lambda: self._store.commit(self._epoch, effects, outbox, sent, named))
         gone = [effect.worker for effect in effects if isinstance(effect, DeleteQueue)]
         await self._sender.send(messages, names, batch, gone)
 

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 from redis.asyncio import Redis
@@ -102,8 +103,12 @@ class RedisStore:
         effects: Iterable[Effect],
         outbox: dict[str, Message] | None = None,
         sent: Sequence[str] = (),
+        batch: str | None = None,
     ) -> None:
         """Store all of it or nothing. ``outbox``: messages to keep until they are ``sent``.
+
+        ``batch`` names it: what is committed again under the name of the last commit, as no
+        answer came, is not stored twice.
 
         Raises:
             EpochSuperseded: the epoch is not the newest; nothing was written.
@@ -117,7 +122,7 @@ class RedisStore:
         commands = writes.commands()
         if not commands:
             return
-        words = (epoch, msgspec.json.encode(commands))
+        words = (epoch, batch or uuid4().hex, msgspec.json.encode(commands))
         if not await asked(self._commit(keys=[self._keys.leader], args=words)):
             raise EpochSuperseded(f"epoch {epoch} is over: another dispatcher leads")
 
