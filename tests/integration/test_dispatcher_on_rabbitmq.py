@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 from tools.private_servers import PrivateRabbit
 
+from ganger import Context, Ganger
 from ganger_broker.definitions import StepDefinition, WorkflowDefinition
 from ganger_broker.messages import Outcome, StepFinished, StepStarted, WorkerRegistered
 from ganger_broker.topology import Queue
@@ -225,6 +226,37 @@ async def test_it_stops_while_the_broker_is_away_however_much_it_has_to_say(
             await outside.dispatchers.pop().stop()
     finally:
         await asyncio.to_thread(rabbit.start)
+
+
+@pytest.mark.parametrize("what", ["exchange", "binding"])
+async def test_a_worker_that_nothing_leads_to_any_more_is_found_again(
+    rabbit: PrivateRabbit, outside: Outside, what: str
+) -> None:
+    settings, topology = outside.settings, outside.topology
+    app = Ganger(broker_url=rabbit.url, redis_url=settings.redis_url, prefix=settings.prefix)
+
+    @app.workflow(name="add")
+    class Add:
+        @app.step()
+        async def add(self, context: Context) -> dict[str, int]:
+            return {"sum": 3}
+
+    worker = app.worker("w", worker_id="w")
+    worker.register_workflow(Add())
+    connection = await aiormq.connect(rabbit.url)
+    channel = await connection.channel()
+    async with worker:
+        if what == "exchange":
+            await channel.exchange_delete(topology.work_exchange)
+        else:
+            queue = topology.worker_queue("w")
+            await channel.queue_unbind(queue, topology.work_exchange, routing_key="w")
+
+        await outside.trigger("r1")
+
+        async with asyncio.timeout(PATIENCE):
+            assert (await outside.results.get()).status == "succeeded"
+    await connection.close()
 
 
 @pytest.mark.parametrize("which", ["triggers", "events"])
