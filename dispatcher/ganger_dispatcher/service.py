@@ -95,11 +95,12 @@ class Dispatcher:
         self._log.info("standing_by")
         while not self._stopping.is_set():
             try:
-                epoch, wait = await self._store.lease(self.id, lease)
+                async with asyncio.timeout(self._settings.lease):
+                    epoch, wait = await self._store.lease(self.id, lease)
                 if self._settings.health_file is not None:
                     self._settings.health_file.touch()
-            except StoreError as exc:
-                self._log.warning("store_unreachable", error=str(exc))
+            except (StoreError, TimeoutError) as exc:
+                self._log.warning("store_unreachable", error=str(exc) or "no answer")
                 epoch, wait = 0, 1000
             if epoch:
                 return epoch
@@ -140,8 +141,9 @@ class Dispatcher:
         await self._rest(min(_PAUSE * 2**self._failures, _LONGEST_PAUSE))
         if self._stopping.is_set():
             await self._give_back()
-            with contextlib.suppress(StoreError):
-                await self._store.resign(self.id)
+            with contextlib.suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(self._settings.lease):
+                    await self._store.resign(self.id)
             self._log.info("resigned")
 
     async def _give_back(self) -> None:

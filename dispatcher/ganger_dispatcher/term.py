@@ -117,8 +117,7 @@ class Term:
         self._something = asyncio.Event()
         self._inbox = inbox
         self._over = asyncio.Event()
-        self.put_aside = False
-        """Whether it ended on something that the next term will not meet again."""
+        self.put_aside = False  # whether it ended on what the next term will not meet again
         self._hearing = Hearing(
             transport,
             self._topology,
@@ -395,5 +394,6 @@ class Term:
         """Send what was committed; what is not settled then is for the next leader."""
         await self._sender.settle(self._settings.lease)
         if self._sender.sent:
-            with contextlib.suppress(StoreError):
-                await self._store.commit(self._epoch, [], sent=self._sender.take_sent())
+            with contextlib.suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(self._settings.lease):
+                    await self._store.commit(self._epoch, [], sent=self._sender.take_sent())

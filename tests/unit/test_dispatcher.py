@@ -7,12 +7,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
 from ganger_broker.codec import encode
 from ganger_broker.errors import StoreRefused
 from ganger_broker.messages import Outcome, StepFinished
 from ganger_broker.schedules import ScheduleRuns
 from ganger_broker.settings import Settings
+from ganger_broker.topology import Queue
 from ganger_broker.transport import Outgoing
 from ganger_broker.transports import open_transport
 from ganger_dispatcher import service
@@ -165,6 +167,19 @@ async def test_it_can_be_stopped_while_it_connects() -> None:
     async with asyncio.timeout(2):
         await running
     await store.close()
+
+
+async def test_a_queue_that_somebody_made_otherwise_ends_no_leadership(outside: Outside) -> None:
+    await outside.join("w")
+    with capture_logs() as logs:
+        await outside.transport.delete_queue(outside.topology.dead)
+        await outside.transport.declare([Queue(outside.topology.dead, {"x-max-length": 1})])
+        await asyncio.sleep(1)  # it looks several times
+    said = [line for line in logs if line["event"] == "declared_otherwise"]
+    assert len(said) == 1
+    await outside.trigger("r1")
+    assert (await outside.work("w")).run_id == "r1"
+    assert (await outside.results.get()).status == "succeeded"
 
 
 async def test_a_standby_goes_on_where_the_leader_stopped(outside: Outside) -> None:
