@@ -170,13 +170,13 @@ async def test_it_can_be_stopped_while_it_connects() -> None:
 
 
 async def test_a_queue_that_somebody_made_otherwise_ends_no_leadership(outside: Outside) -> None:
-    await outside.join("w")
     with capture_logs() as logs:
         await outside.transport.delete_queue(outside.topology.dead)
         await outside.transport.declare([Queue(outside.topology.dead, {"x-max-length": 1})])
         await asyncio.sleep(1)  # it looks several times
     said = [line for line in logs if line["event"] == "declared_otherwise"]
     assert len(said) == 1
+    await outside.join("w")
     await outside.trigger("r1")
     assert (await outside.work("w")).run_id == "r1"
     assert (await outside.results.get()).status == "succeeded"
