@@ -48,6 +48,7 @@ __all__ = [
     "StepLogged",
     "StepRefreshed",
     "StepReleased",
+    "StepReturned",
     "StepStarted",
     "StepWaits",
     "StreamItem",
@@ -256,7 +257,7 @@ class WorkerKilled(WorkerEvent, tag="worker_killed"):
 
 
 class StepStarted(WorkerEvent, tag="step_started"):
-    """The worker picked the attempt up."""
+    """The worker has a slot for the attempt and begins it: its time runs from now on."""
 
     attempt: AttemptId
     at: int = 0
@@ -284,10 +285,17 @@ class StepReleased(WorkerEvent, tag="step_released"):
     attempt: AttemptId
 
 
-class StepWaits(WorkerEvent, tag="step_waits"):
-    """The attempt waits for its children and needs no slot, or goes on and has one again.
+class StepReturned(WorkerEvent, tag="step_returned"):
+    """The worker has no slot free for the attempt, which has not begun; it is to be given anew."""
 
-    ``seq`` counts these words of one attempt from 1: odd, it waits; even, it goes on.
+    attempt: AttemptId
+
+
+class StepWaits(WorkerEvent, tag="step_waits"):
+    """The attempt waits for its children and needs no slot, or is to go on and needs one again.
+
+    ``seq`` counts these words of one attempt from 1: odd, it waits; even, it goes on, as soon as
+    one of its worker's slots is free.
     """
 
     attempt: AttemptId
@@ -327,6 +335,7 @@ Event = (
     | StepStarted
     | StepFinished
     | StepReleased
+    | StepReturned
     | StepRefreshed
     | StepWaits
     | StepLogged

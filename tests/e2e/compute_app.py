@@ -1,5 +1,8 @@
 """Two pools in several regions, for the tests of ``ganger compute``."""
 
+import os
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -28,7 +31,16 @@ class Report:
 
 @app.task(compute=SMALL)
 def hog(input: dict[str, Any], context: Context) -> int:
-    """Holds more memory than its machine has."""
+    """Wants more memory than its machine has: itself, or with processes that it starts; or aborts,
+    as native code does that gets none."""
+    if input.get("aborts"):
+        os.abort()
+    code = f"held = bytearray({int(input['mb'])} * 2**20); import time; time.sleep(600)"
+    for _ in range(int(input.get("processes", 0))):
+        subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    if input.get("processes"):
+        context.worker.upsert_labels({"busy": context.workflow_run_id()})
+        time.sleep(600)
     return len(bytearray(int(input["mb"]) * 2**20))
 
 

@@ -159,6 +159,30 @@ async def test_a_hog_is_stopped_by_its_limit_and_its_step_says_why(
         assert pids(await deployed.until_running(SMALL, {1})) == pids(before)
 
 
+async def test_a_replica_is_ended_with_all_that_it_started_and_its_step_says_why(
+    fleet: Fleet, deployed: Deployment, broker_url: str, prefix: str
+) -> None:
+    await deployed.run("up", APP, "--scale", f"{SMALL}=1", "--scale", f"{LARGE}=0")
+    before = await deployed.until_running(SMALL, {1})
+    worker = psutil.Process(before[1]["pid"])
+    with publisher(broker_url, prefix) as program:
+        program.trigger("hog", run_id="it", input={"mb": 100, "processes": 3})
+        await until_busy(fleet, "it")
+        family = worker.children()
+        _, result = program.result()
+        assert len(family) == 3
+        assert result["error"]["reason"] == "OUT_OF_MEMORY"
+        assert "of memory" in result["error"]["message"]
+        _, alive = psutil.wait_procs([worker, *family], timeout=10)
+        assert alive == []
+
+        await deployed.until_running(SMALL, {1})
+        program.trigger("hog", "it", input={"mb": 1, "aborts": True})
+        _, result = program.result()
+    assert result["error"]["reason"] == "OUT_OF_MEMORY"
+    assert "killed by SIGABRT" in result["error"]["message"]
+
+
 async def test_down_lets_running_steps_end(
     fleet: Fleet, deployed: Deployment, broker_url: str, prefix: str
 ) -> None:
@@ -169,3 +193,22 @@ async def test_down_lets_running_steps_end(
         await deployed.run("down")
         _, result = program.result()
     assert result["status"] == "succeeded"
+
+
+async def test_a_pool_follows_its_load_between_its_bounds(
+    fleet: Fleet, deployed: Deployment, broker_url: str, prefix: str
+) -> None:
+    fleet.environment["GANGER_SCALE_WINDOW"] = "2s"
+    await fleet.processes.pop("dispatcher").stop()
+    await fleet.dispatcher()
+    up = ("up", APP, "--slots", "1", "--scale", f"{SMALL}=1", "--scale", f"{LARGE}=0")
+    await deployed.run(*up, "--autoscale", "0:3")
+    with publisher(broker_url, prefix) as program:
+        for number in range(6):
+            program.trigger("nap", f"r{number}", input={"seconds": 3})
+        await deployed.until_running(SMALL, {1, 2, 3})
+        results = [program.result()[1] for _ in range(6)]
+    assert {result["status"] for result in results} == {"succeeded"}
+    assert len({result["output"]["nap"] for result in results}) > 1
+    await deployed.until_running(SMALL, set())  # nothing to do for a whole window
+    assert (await deployed.shown())["pools"][SMALL]["load"]["wanted"] == 0

@@ -255,8 +255,9 @@ async def test_no_more_steps_run_at_once_than_there_are_slots() -> None:
         dispatcher = found.dispatcher
         for number in range(4):
             await dispatcher.assign("scripted:wait", f"r{number}/wait/1")
-        await dispatcher.hear(StepStarted, 4)  # all are picked up, and acknowledged
+        await found.transport.until(lambda: len(found.transport.acknowledged) == 4)
         assert workflow.ran == ["r0/wait/1", "r1/wait/1"]
+        assert len(dispatcher.of(StepStarted)) == 2
         workflow.release.set()
         await dispatcher.hear(StepFinished, 4)
         assert len(workflow.ran) == 4

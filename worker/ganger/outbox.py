@@ -82,6 +82,10 @@ class Outbox:
         else:
             self._loop.call_soon_threadsafe(self._something.set)
 
+    def settle(self, delivery: Delivery) -> None:
+        """Settle a delivery of which there is nothing to say yet."""
+        self._settle([delivery])
+
     async def say(self, event: Event) -> None:
         """Append, and wait until it is confirmed.
 

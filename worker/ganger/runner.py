@@ -3,8 +3,8 @@
 import asyncio
 import contextvars
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -21,6 +21,7 @@ from ganger_broker.messages import (
     StepFinished,
     StepRefreshed,
     StepReleased,
+    StepReturned,
     StepStarted,
     StepWaits,
 )
@@ -34,6 +35,7 @@ from .clock import wall_clock
 from .context import Context, UnfitInput, WorkerContext
 from .failures import NonRetryable, RetryAfter, error_of, timed_out
 from .outbox import Outbox
+from .slots import Slot, Slots
 from .step_stream import StepStream
 from .stream_sender import StreamSender
 from .threads import Raised, StepThreads
@@ -46,6 +48,10 @@ MAX_FINISHED = 10_000
 """Finished attempts that are remembered, so that a late duplicate is not run."""
 STOP_PATIENCE = 1.0
 """Seconds a step has to clean up after its time-out until it is reported as it runs."""
+SLOT_PATIENCE = 1.0
+"""Seconds for which an attempt that came when no slot was free waits for one; then it is given
+back. Most that come then do so because a step goes on that had waited for a child, and many of
+those soon wait again."""
 BODY_MARGIN = 256
 """Bytes of a body that are not its event: the list around it."""
 
@@ -57,7 +63,7 @@ class _Attempt:
 
     __slots__ = (
         *("assignment", "begun", "cancel", "context", "seconds", "slot", "step", "stream"),
-        *("task", "timed_out", "timer", "waiting", "words"),
+        *("started", "task", "timed_out", "timer"),
     )
 
     def __init__(self, assignment: Assignment, step: BoundStep | None) -> None:
@@ -65,10 +71,9 @@ class _Attempt:
         self.step = step
         self.context: Context
         self.stream: StepStream
-        self.slot = False  # whether it has one of the worker's
-        self.waiting = 0  # how many of its children it waits for
-        self.words = 0  # how often it has said that it waits, or goes on
-        self.begun = False
+        self.slot: Slot
+        self.started = False  # it has had its slot, and that was told
+        self.begun = False  # its step was called
         self.seconds = assignment.timeout
         self.timed_out = False
         self.cancel: str | None = None  # why it was cancelled
@@ -79,9 +84,10 @@ class _Attempt:
 class StepRunner:
     """The attempts of one worker in one incarnation.
 
-    At most ``slots`` steps run at once, also where the dispatcher counts a slot as free
-    whose thread has not ended yet; ``max_bytes`` bounds one event. ``admin`` is what the
-    steps spawn runs with, ``sender`` takes what they say to those who stream their runs.
+    At most ``slots`` steps run at once, whatever the dispatcher counts; an attempt that finds
+    none free is given back, and does not count as started before. ``max_bytes`` bounds one event.
+    ``admin`` is what the steps spawn runs with, ``sender`` takes what they say to those who stream
+    their runs.
     """
 
     def __init__(
@@ -106,8 +112,8 @@ class StepRunner:
         self._sender = sender
         self._max_bytes = max_bytes - BODY_MARGIN
         self._loop = asyncio.get_running_loop()
-        self._slots = asyncio.Semaphore(slots)
-        self._threads = StepThreads(slots, worker.id())
+        self._slots = Slots(slots)
+        self._threads = StepThreads(worker.id())
         self._held: dict[str, _Attempt] = {}
         self._lingering: dict[str, _Attempt] = {}  # their ends are told, and they go on
         self._finished: OrderedDict[str, None] = OrderedDict()
@@ -130,7 +136,8 @@ class StepRunner:
         return attempt in self._held or attempt in self._finished or attempt in self._lingering
 
     def begin(self, assignment: Assignment, delivery: Delivery) -> None:
-        """Take the attempt. Its delivery is settled when its start is confirmed.
+        """Take the attempt. Its delivery is settled when its start is confirmed, and at once
+        where it has to wait for a slot: words of cancellation come behind it.
 
         Not at its end: RabbitMQ closes the channel of a consumer that keeps a message for
         30 minutes. The dispatcher's state and heartbeats bring it again if this worker dies.
@@ -141,7 +148,7 @@ class StepRunner:
             assignment,
             self._worker.id(),
             self._admin,
-            lambda: self._waiting_for_child(held),
+            lambda: held.slot.lent(),
             self._loop,
         )
         held.stream = StepStream(
@@ -153,12 +160,20 @@ class StepRunner:
             max_bytes=self._max_bytes,
         )
         held.context = Context(assignment, self._worker, self._refresh, children, step, held.stream)
+        held.slot = Slot(
+            self._slots,
+            lambda word: self._outbox.append(
+                StepWaits(self._worker.id(), self._incarnation, assignment.attempt, word)
+            ),
+            lambda: held.context.cancelled,
+        )
         self._held[assignment.attempt] = held
         self._idle.clear()
-        self._outbox.append(
-            StepStarted(self._worker.id(), self._incarnation, assignment.attempt, self._now()),
-            delivery=delivery,
-        )
+        held.slot.ask()
+        if held.slot.has:
+            self._say_started(held, delivery)
+        else:
+            self._outbox.settle(delivery)
         held.task = self._loop.create_task(self._execute(held))
 
     def cancel(self, attempt: str, reason: str) -> None:
@@ -168,7 +183,9 @@ class StepRunner:
             return
         held.cancel = reason or "cancelled on request"
         held.context._stop()
-        if held.begun and held.step is not None and held.step.is_async:
+        if not held.begun:
+            held.slot.give()
+        elif held.step is not None and held.step.is_async:
             held.task.cancel()
 
     async def idle(self) -> None:
@@ -207,15 +224,17 @@ class StepRunner:
         output: Any = None
         error: BaseException | None = None
         try:
-            held.begun = True
-            await self._take_slot(held)
+            if not held.started and not await self._gets_slot(held):
+                self._give_back(held)
+                return
             if held.cancel is None:
+                held.begun = True
                 output = await self._call(held)
             if isinstance(output, Raised):
                 output, error = None, output.error
         except BaseException as exc:  # SystemExit too: it is the step that ends, not the worker
             error = exc
-        self._give_slot(held)
+        held.slot.give()
         if self._lingering.pop(assignment.attempt, None) is not None:
             _log.warning("step stopped after its timeout", timeout=held.seconds)
             self._outbox.append(
@@ -230,7 +249,7 @@ class StepRunner:
         if self._held.pop(held.assignment.attempt, None) is not None:
             self._tell_end(held, event)
 
-    def _tell_end(self, held: _Attempt, event: bytes) -> None:
+    def _tell_end(self, held: _Attempt, event: bytes | StepReturned) -> None:
         self._remember(held.assignment.attempt)
         self._outbox.append(event)
         if not self._held:
@@ -254,45 +273,28 @@ class StepRunner:
 
     # ── its slot ──────────────────────────────────────────────────────────────────────
 
-    async def _take_slot(self, held: _Attempt) -> None:
-        await self._slots.acquire()
-        held.slot = True
-
-    def _give_slot(self, held: _Attempt) -> None:
-        if held.slot:
-            held.slot = False
-            self._slots.release()
-
-    @asynccontextmanager
-    async def _waiting_for_child(self, held: _Attempt) -> AsyncIterator[None]:
-        """While it is open the slot, and a thread for it, are for others, its children say."""
-        held.waiting += 1
-        if held.waiting == 1:
-            self._wait(held)
-        try:
-            yield
-        finally:
-            held.waiting -= 1
-            if not held.waiting:
-                await self._go_on(held)
-
-    def _wait(self, held: _Attempt) -> None:
-        self._give_slot(held)
-        self._threads.lend()
-        self._say_whether_it_waits(held)
-
-    async def _go_on(self, held: _Attempt) -> None:
-        try:
-            if not held.context.cancelled:  # one that is to end needs no slot for that
-                await self._take_slot(held)
-                self._say_whether_it_waits(held)
-        finally:
-            self._threads.take_back()
-
-    def _say_whether_it_waits(self, held: _Attempt) -> None:
-        held.words += 1
+    def _say_started(self, held: _Attempt, delivery: Delivery | None = None) -> None:
+        held.started = True
         attempt = held.assignment.attempt
-        self._outbox.append(StepWaits(self._worker.id(), self._incarnation, attempt, held.words))
+        event = StepStarted(self._worker.id(), self._incarnation, attempt, self._now())
+        self._outbox.append(event, delivery=delivery)
+
+    async def _gets_slot(self, held: _Attempt) -> bool:
+        """Wait a moment for a slot; whether it is to go on: with one, or because it is to stop."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SLOT_PATIENCE):
+                await held.slot.settled()
+        if held.slot.has:
+            self._say_started(held)
+        return held.slot.has or held.cancel is not None
+
+    def _give_back(self, held: _Attempt) -> None:
+        """There is no slot for it: the dispatcher was about to hear why when it gave it."""
+        attempt = held.assignment.attempt
+        held.slot.give()
+        held.stream.end(lambda: None)
+        if self._held.pop(attempt, None) is not None:
+            self._tell_end(held, StepReturned(self._worker.id(), self._incarnation, attempt))
 
     # ── its time ──────────────────────────────────────────────────────────────────────
 

@@ -21,14 +21,14 @@ _Call = tuple[Callable[[], Any], asyncio.Future[Any]]
 
 
 class StepThreads:
-    """At most ``size`` threads, started as they are needed.
+    """Threads, started as they are needed: a call never waits for one, as its time runs.
 
-    They are daemons, which those of ``concurrent.futures`` are not: at exit it joins its
-    threads, so one step that hangs would keep a worker that was told to leave.
+    How many calls there are at once is the matter of those who make them. They are daemons, which
+    those of ``concurrent.futures`` are not: at exit it joins its threads, so one step that hangs
+    would keep a worker that was told to leave.
     """
 
-    def __init__(self, size: int, name: str) -> None:
-        self._size = size
+    def __init__(self, name: str) -> None:
         self._name = name
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
@@ -38,7 +38,7 @@ class StepThreads:
     async def run(self, call: Callable[[], Any]) -> Any:
         """What ``call`` returns, or ``Raised``; it runs on even if waiting is cancelled."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        if self._busy == self._threads < self._size:
+        if self._busy == self._threads:
             self._threads += 1
             name = f"{self._name}-{self._threads}"
             threading.Thread(target=self._work, name=name, daemon=True).start()
@@ -50,14 +50,6 @@ class StepThreads:
     def busy(self) -> int:
         """Calls that have not returned."""
         return self._busy
-
-    def lend(self) -> None:
-        """One of the calls waits and counts for nothing: another may have a thread."""
-        self._size += 1
-
-    def take_back(self) -> None:
-        """It goes on."""
-        self._size -= 1
 
     def close(self) -> None:
         """Let the threads end when they have done what they were given."""

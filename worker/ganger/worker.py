@@ -28,6 +28,7 @@ from .importing import check_not_importing
 from .live_labels import LiveLabels
 from .runtime import WorkerRuntime
 from .signals import stopping_on_signals
+from .starving import ending_without_memory
 from .workflow import BoundStep, Duration, bind, declaration_of
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ class Worker:
             loop.call_soon_threadsafe(lambda: runtime.stop(force=force))
 
     async def _run_signalled(self, grace: Duration | None) -> None:
-        with stopping_on_signals(lambda force: self.stop(force=force)):
+        with ending_without_memory(), stopping_on_signals(lambda force: self.stop(force=force)):
             await self.run(grace=grace)
 
     async def __aenter__(self) -> Self:

@@ -19,6 +19,7 @@ from ganger_broker.messages import (
 )
 
 from .effects import Assign, Count, Note, StoreStep
+from .facts import AssignmentImpossible
 from .placing import assignment, make_pending, match, release
 from .progress import end_step, tell_to_stop
 from .records import Run, StepRun, Worker, attempt_id, split_attempt, step_run_id
@@ -27,12 +28,12 @@ from .states import Change, StepStatus, after
 
 __all__ = [
     "attempt_failed",
-    "attempt_impossible",
     "attempt_lost",
     "attempt_returned",
     "backoff",
     "backoff_is_over",
     "finished",
+    "impossible",
     "is_current",
     "is_started",
     "refreshed",
@@ -106,13 +107,20 @@ def watch(state: State, run: Run, name: str) -> None:
 def timed_out(state: State, attempt: str) -> None:
     """The time of a running attempt is over and its worker is deaf: it has failed.
 
-    The worker is told; the slot is its until it says that the attempt is gone.
+    The worker is told; the slot is its until it says that the attempt is gone. One that has
+    said nothing at all since may be lost rather than deaf, and what it had is for others.
     """
     found = _current(state, attempt)
     if found is None or found[2].status is not StepStatus.RUNNING:
         return
     _, name, step = found
     if step.timeout_at is None or step.timeout_at > state.now:
+        return
+    worker = state.workers[step.worker or ""]
+    over_at = step.timeout_at - state.policy.timeout_grace
+    if worker.id in state.unheard or worker.heartbeat_at < over_at:
+        lost_at = worker.heartbeat_at + state.policy.worker_timeout
+        state.wake(max(lost_at, state.now + 1), "timeout", attempt)
         return
     text = f"its worker {step.worker} did not end it within its timeout"
     error = RunError(FailureReason.TIMED_OUT, text, step=name, attempt=attempt)
@@ -234,13 +242,17 @@ def attempt_failed(state: State, attempt: str, why: RunError) -> None:
         _fail(state, found, replace(why, step=found[1], attempt=attempt))
 
 
-def attempt_impossible(state: State, attempt: str) -> None:
-    """The assignment cannot be sent, to whomever: the step has failed."""
-    found = _current(state, attempt)
+def impossible(state: State, fact: AssignmentImpossible) -> None:
+    """An assignment cannot be sent; to another worker it would be as large: its step has failed."""
+    worker = state.workers.get(fact.worker)
+    if worker is not None and fact.attempt in worker.attempts:
+        release(state, worker, fact.attempt)
+        match(state, worker)
+    found = _current(state, fact.attempt)
     if found is not None and found[2].status is StepStatus.ASSIGNED:
         run, name, _ = found
         text = "the broker does not take its assignment: with its inputs it is too large"
-        error = RunError(FailureReason.STEP_FAILED, text, step=name, attempt=attempt)
+        error = RunError(FailureReason.STEP_FAILED, text, step=name, attempt=fact.attempt)
         end_step(state, run, name, Change.FAIL, error=error)
 
 

@@ -10,6 +10,7 @@ from ganger_broker.messages import (
     StepLogged,
     StepRefreshed,
     StepReleased,
+    StepReturned,
     StepStarted,
     StepWaits,
     WorkerDraining,
@@ -49,7 +50,7 @@ from .facts import (
 )
 from .rates import Rate
 from .records import Run, Snapshot, WorkerState, step_run_id
-from .state import Policy, State
+from .state import Policy, State, Timer, TimerFailed
 from .states import StepStatus
 from .workflow import Workflow
 
@@ -85,15 +86,6 @@ Fact = (
     | BrokerRestored
     | TimePassed
 )
-
-
-class TimerFailed(Exception):
-    """The core failed on a wake-up; its state may be half changed."""
-
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(kind, name)
-        self.kind = kind
-        self.name = name
 
 
 class Core:
@@ -155,7 +147,7 @@ class Core:
             case AssignmentReturned():
                 workers.returned(state, fact)
             case AssignmentImpossible():
-                workers.impossible(state, fact)
+                attempts.impossible(state, fact)
             case MessageDropped():
                 triggers.dropped(state, fact)
             case TimePassed():
@@ -179,6 +171,9 @@ class Core:
                 attempts.finished(state, event, worker)
             case StepReleased():
                 attempts.released(state, event, worker)
+            case StepReturned(attempt=attempt):
+                fact = AssignmentReturned(worker.id, attempt, no_queue=False)
+                workers.returned(state, fact)
             case StepWaits():
                 placing.waits(state, event, worker)
             case StepRefreshed():
@@ -206,13 +201,17 @@ class Core:
                     state.wake(state.now + _LOOK_AGAIN, timer.kind, timer.name)
             due = [timer for timer in due if timer.kind not in ("worker", "timeout")]
         # those that are lost go before anything is given to them
+        due = [timer for timer in due if not self._is_skipped(timer)]
         workers.silence(state, [timer.name for timer in due if timer.kind == "worker"])
         for timer in due:
-            if timer.kind != "worker" and (timer.kind, timer.name) not in self._skipped:
+            if timer.kind != "worker":
                 try:
                     _DUE[timer.kind](state, timer.name)
                 except Exception as exc:
                     raise TimerFailed(timer.kind, timer.name) from exc
+
+    def _is_skipped(self, timer: Timer) -> bool:
+        return (timer.kind, timer.name) in self._skipped
 
     def restore(self, snapshot: Snapshot, now: int) -> list[Effect]:
         """Begin from what the leader before left in Redis; what is to be done or done again."""
@@ -243,14 +242,16 @@ class Core:
             workers.watch(state, worker)
             pools.noticed(state, worker.labels)
         pools.restore(state, snapshot.pools)
+        state.unheard.update(state.workers)
         for use in snapshot.rates:
             state.rates[use.limit.key] = Rate(use.limit, use.used)
         for schedule in snapshot.schedules:
             schedules.watch(state, schedule)
+        self._restore_runs(snapshot, now)
         for held in snapshot.held:
             state.held[held.run_id] = held
             state.wake(held.until, "held", held.run_id)
-        self._restore_runs(snapshot, now)
+            triggers.join_family(state, held.run_id, held.trigger.parent)
         return state.effects
 
     def _restore_runs(self, snapshot: Snapshot, now: int) -> None:
@@ -259,14 +260,11 @@ class Core:
         began_with = {
             name: Workflow(definition) for name, definition in snapshot.definitions.items()
         }
-        live = {run_id for run_id, *_ in snapshot.runs}
         runs = sorted(snapshot.runs, key=lambda run: (run[1].created_at, run[0]))
         for run_id, header, step_runs in runs:
             run = Run(run_id, header, began_with[header.definition], step_runs)
             state.runs[run_id] = run
             concurrency.enter_again(state, run)
-            if header.parent_run in live:
-                state.children.setdefault(header.parent_run, {})[run_id] = None
             for name, step in step_runs.items():
                 if step.status is StepStatus.PENDING:
                     turn = state.turn(header.priority, step.pending_since or 0)
@@ -276,6 +274,8 @@ class Core:
                 elif step.status in (StepStatus.ASSIGNED, StepStatus.RUNNING):
                     attempts.resend(state, run, name)
                     attempts.watch(state, run, name)
+        for run in state.runs.values():
+            triggers.join_family(state, run.id, run.header.parent)
         for *_, run_id, name in sorted(pending):
             placing.place_again(state, state.runs[run_id], name)
         state.vacated.update(dict.fromkeys(state.groups))

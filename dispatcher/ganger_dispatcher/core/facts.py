@@ -89,7 +89,8 @@ class CancelRequested(msgspec.Struct, frozen=True):
 
 
 class AssignmentReturned(msgspec.Struct, frozen=True):
-    """An assignment came back: ``no_queue``, or else it was not picked up in time."""
+    """An assignment came back: ``no_queue``, or else it was not picked up in time, or its worker
+    had no slot for it."""
 
     worker: str
     attempt: AttemptId

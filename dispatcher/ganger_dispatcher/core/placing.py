@@ -28,6 +28,7 @@ from .sticky import may_repin, pin, preferred, requirement_of, unpin
 
 __all__ = [
     "assignment",
+    "hold",
     "is_waiting",
     "leave_backlog",
     "look_again",
@@ -50,12 +51,13 @@ def make_pending(
     if status is None:
         return
     deadline = state.now + round(run.definitions[name].schedule_timeout * 1000)
+    since = step.pending_since if change is Change.RETURN else None  # it has not had its turn
     run.steps[name] = replace(
         step,
         status=status,
         worker=None,
         retry_at=None,
-        pending_since=state.now,
+        pending_since=since or state.now,
         deadline=deadline,
         assigned_at=None,
         started_at=None,
@@ -97,13 +99,13 @@ def place(state: State, run: Run, name: str, *, in_turn: bool = False) -> None:
 
 
 def _give(state: State, run: Run, name: str, chosen: str, *, in_turn: bool) -> None:
-    """Assign it, unless a rate limit holds it back. Where it brings labels, steps that wait for
-    them may go there as well."""
+    """Assign it, unless a rate limit holds it back. Where it brings labels, or its run is bound
+    to that worker from now on, other steps may go there as well."""
     if _is_held_back(state, run, name, in_turn=in_turn):
         return
     worker = state.workers[chosen]
-    _assign(state, run, name, worker)
-    if worker.coming:
+    follow = _assign(state, run, name, worker)
+    if worker.coming or follow:
         match(state, worker)
 
 
@@ -227,7 +229,8 @@ def match(state: State, worker: Worker) -> None:
             _assign(state, state.runs[run_id], name, worker)
 
 
-def _assign(state: State, run: Run, name: str, worker: Worker) -> None:
+def _assign(state: State, run: Run, name: str, worker: Worker) -> bool:
+    """It is the worker's; whether the run's other pending steps wait for that one now."""
     step = run.steps[name]
     requirement = plain(state.placement.expecting(run.requirements[name]))
     highest, total = weights(state.placement.score(worker.id, requirement))
@@ -237,8 +240,8 @@ def _assign(state: State, run: Run, name: str, worker: Worker) -> None:
     )
     worker.attempts[attempt] = worker.given_at = state.now
     take(state, run, name)
-    pin(state, run, worker.id)
     state.placement.take(worker.id)
+    pinned = pin(state, run, worker.id)
     note = {
         "attempt": attempt,
         "worker": worker.id,
@@ -256,6 +259,20 @@ def _assign(state: State, run: Run, name: str, worker: Worker) -> None:
     if coming := coming_labels(run, name):
         worker.coming[attempt] = coming
         expect(state, worker)
+    return pinned and _wait_for_its_worker(state, run)
+
+
+def _wait_for_its_worker(state: State, run: Run) -> bool:
+    """The run has its one worker now: what else of it is pending is for that one alone.
+
+    They keep their turns: nothing is given to them here, ahead of steps that wait for longer.
+    """
+    waiting = [n for n in run.steps if step_run_id(run.id, n) in state.placement.backlog]
+    for name in waiting:
+        leave_backlog(state, step_run_id(run.id, name))
+        full = state.placement.expecting(requirement_of(run, name))
+        _add_to_backlog(state, run, name, plain(full))  # patience is for who has a choice
+    return bool(waiting)
 
 
 def assignment(run: Run, name: str, worker: Worker) -> Assignment:
@@ -288,6 +305,13 @@ def place_again(state: State, run: Run, name: str) -> None:
         state.emit(DropPending(step_run_id(run.id, name)))
 
 
+def hold(state: State, worker: Worker, attempt: str) -> None:
+    """The worker has something that it should not: a slot is taken until that is gone."""
+    worker.attempts[attempt] = state.now
+    state.placement.take_back(worker.id)
+    state.emit(TakeAttempt(worker.id, attempt), _load(worker))
+
+
 def release(state: State, worker: Worker, attempt: str) -> None:
     """The worker holds the attempt no more; call ``match`` when all else is settled."""
     del worker.attempts[attempt]
@@ -307,7 +331,7 @@ def release(state: State, worker: Worker, attempt: str) -> None:
 
 
 def waits(state: State, event: StepWaits, worker: Worker) -> None:
-    """An attempt waits and needs no slot, or goes on; only newer words count."""
+    """An attempt waits and needs no slot, or needs one again; only newer words count."""
     last = worker.waits.get(event.attempt, 0)
     if event.attempt not in worker.attempts or event.seq <= last:
         return

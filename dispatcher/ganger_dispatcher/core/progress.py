@@ -1,5 +1,7 @@
 """How runs go on: steps become ready, end, and with the last of them the run."""
 
+from collections import deque
+
 from msgspec.structs import replace
 
 from ganger_broker.messages import CancelAttempt, FailureReason, RunError, RunStatus
@@ -16,15 +18,10 @@ __all__ = ["cancel_run", "end_step", "schedule_timed_out", "start_ready", "tell_
 
 
 def start_ready(state: State, run: Run) -> None:
-    """Make pending, and place where possible, each waiting step whose parents are done."""
+    """The run begins: make its first steps pending, and place them where possible."""
     for name, step in list(run.steps.items()):
-        if step.status is StepStatus.WAITING:
-            parents = [run.steps[parent].status for parent in run.definitions[name].parents]
-            if all(status is StepStatus.SUCCEEDED for status in parents):
-                make_pending(state, run, name, step)
-            elif any(status in (StepStatus.FAILED, StepStatus.CANCELLED) for status in parents):
-                error = RunError(FailureReason.CANCELLED, "a parent did not succeed", step=name)
-                end_step(state, run, name, Change.CANCEL, error=error)
+        if step.status is StepStatus.WAITING and not run.definitions[name].parents:
+            make_pending(state, run, name, step)
 
 
 def waiting(run: Run, name: str) -> StepRun:
@@ -45,10 +42,26 @@ def end_step(
     output: object = None,
     error: RunError | None = None,
 ) -> None:
+    """A step ends: steps that it was the last parent of begin, or are cancelled, and theirs."""
+    if _end(state, run, name, change, output=output, error=error):
+        _follow(state, run, name)
+        _end_run(state, run)
+
+
+def _end(
+    state: State,
+    run: Run,
+    name: str,
+    change: Change,
+    *,
+    output: object = None,
+    error: RunError | None = None,
+) -> bool:
+    """This step alone; False where it means nothing now."""
     step = run.steps[name]
     status = after(step.status, change)
     if status is None:
-        return
+        return False
     step_run = step_run_id(run.id, name)
     if step.status is StepStatus.PENDING and is_waiting(state, step_run):
         leave_backlog(state, step_run)
@@ -67,12 +80,30 @@ def end_step(
         Count(f"steps_{status}"),
         Note(status, {"step_run": step_run, "worker": step.worker}),
     )
-    start_ready(state, run)
-    _end_run(state, run)
+    return True
+
+
+def _follow(state: State, run: Run, ended: str) -> None:
+    """What follows from a step's end. Level by level, not by recursion: a workflow may be as
+    deep, and as wide, as it has steps."""
+    levels = deque([ended])
+    while levels:
+        for name in run.workflow.children[levels.popleft()]:
+            step = run.steps[name]
+            parents = [run.steps[parent].status for parent in run.definitions[name].parents]
+            if step.status is not StepStatus.WAITING:
+                continue
+            if all(status is StepStatus.SUCCEEDED for status in parents):
+                make_pending(state, run, name, step)
+            elif any(status in (StepStatus.FAILED, StepStatus.CANCELLED) for status in parents):
+                error = RunError(FailureReason.CANCELLED, "a parent did not succeed", step=name)
+                _end(state, run, name, Change.CANCEL, error=error)
+                levels.append(name)
 
 
 def _leave_family(state: State, run: Run) -> None:
-    """Its parent knows it no more; its children go on only if it has succeeded."""
+    """Its parent knows it no more; its children go on only if it has succeeded, or, those of its
+    step for failures, if that has: what that one starts is to be done because the run failed."""
     if run.header.parent_run in state.children:
         siblings = state.children[run.header.parent_run]
         siblings.pop(run.id, None)
@@ -80,7 +111,12 @@ def _leave_family(state: State, run: Run) -> None:
             del state.children[run.header.parent_run]
     children = state.children.pop(run.id, {})
     if run.header.status is not RunStatus.SUCCEEDED:
-        state.orphans += children
+        state.orphans += [child for child, step in children.items() if not _rescued(run, step)]
+
+
+def _rescued(run: Run, name: str) -> bool:
+    """Whether the step is that for failures, and has succeeded."""
+    return _is_on_failure(run, name) and run.steps[name].status is StepStatus.SUCCEEDED
 
 
 def _is_on_failure(run: Run, name: str) -> bool:
@@ -88,13 +124,13 @@ def _is_on_failure(run: Run, name: str) -> bool:
     return on_failure is not None and on_failure.name == name
 
 
-def _cause(run: Run, unhappy: list[StepRun]) -> RunError | None:
-    """The error of a step that none of its parents is to blame for."""
-    for name, step in run.steps.items():
+def _cause(run: Run, unhappy: dict[str, StepRun]) -> RunError | None:
+    """The error of the step that was the first to end so, and that no parent is to blame for."""
+    for name, step in sorted(unhappy.items(), key=lambda item: item[1].finished_at or 0):
         parents = [run.steps[parent].status for parent in run.definitions[name].parents]
-        if step in unhappy and all(status is StepStatus.SUCCEEDED for status in parents):
+        if all(status is StepStatus.SUCCEEDED for status in parents):
             return step.error
-    return next((step.error for step in unhappy), None)
+    return next((step.error for step in unhappy.values()), None)
 
 
 def tell_to_stop(state: State, run: Run, name: str, error: RunError | None) -> None:
@@ -110,13 +146,13 @@ def _end_run(state: State, run: Run) -> None:
     steps = run.steps
     if run.id not in state.runs or any(s.status not in TERMINAL for s in steps.values()):
         return
-    own = [step for name, step in steps.items() if not _is_on_failure(run, name)]
-    unhappy = [step for step in own if step.status is not StepStatus.SUCCEEDED]
-    failed = [step for step in unhappy if step.status is StepStatus.FAILED]
+    own = {name: step for name, step in steps.items() if not _is_on_failure(run, name)}
+    unhappy = {n: step for n, step in own.items() if step.status is not StepStatus.SUCCEEDED}
+    failed = {n: step for n, step in unhappy.items() if step.status is StepStatus.FAILED}
     on_failure = run.workflow.on_failure
     if run.cancelled and (on_failure is None or on_failure.name not in steps):
-        unhappy = [step for step in unhappy if step not in failed]
-        failed = []
+        unhappy = {n: step for n, step in unhappy.items() if n not in failed}
+        failed = {}
     if failed and on_failure is not None and on_failure.name not in steps:
         make_pending(state, run, on_failure.name, waiting(run, on_failure.name))
         return
@@ -142,19 +178,28 @@ def cancel_run(state: State, run: Run, error: RunError) -> None:
     """Cancel every step that has not ended, and with them the run: whatever failed before, it
     is cancelled, unless its step for failures runs already."""
     run.cancelled = True
+    _cancel_steps(state, run, error)
+
+
+def _cancel_steps(state: State, run: Run, error: RunError) -> None:
     for name, step in list(run.steps.items()):
         if step.status not in TERMINAL:
-            end_step(state, run, name, Change.CANCEL, error=replace(error, step=name))
+            _end(state, run, name, Change.CANCEL, error=replace(error, step=name))
+    _end_run(state, run)
 
 
 def schedule_timed_out(state: State, step_run: str) -> None:
-    """The time for which the step may be pending is over."""
+    """The time for which the step may be pending is over: nothing of the run goes on. Where a
+    step has failed before, it is still that which the run has failed of."""
     if not is_waiting(state, step_run):
         return
     run_id, _, name = step_run.partition("/")
     run = state.runs[run_id]
     step = run.steps[name]
     if step.deadline is not None and step.deadline <= state.now:
-        seconds = run.definitions[name].schedule_timeout
+        seconds, pinned = run.definitions[name].schedule_timeout, run.header.pinned
         text = f"no worker could take it within {seconds:g} s"
-        cancel_run(state, run, RunError(FailureReason.SCHEDULING_TIMED_OUT, text))
+        if pinned is not None:
+            gone = "" if pinned in state.workers else ", which is lost"
+            text += f"; its run is sticky (HARD) and pinned to {pinned}{gone}"
+        _cancel_steps(state, run, RunError(FailureReason.SCHEDULING_TIMED_OUT, text))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .pools import Pool
     from .rates import Rate
 
-__all__ = ["Policy", "State", "Timer"]
+__all__ = ["Policy", "State", "Timer", "TimerFailed"]
 
 _PULSES = 10
 """Wake-ups within a worker's time-out, at least: a stall of the dispatcher shows as one late
@@ -53,18 +53,28 @@ class Timer(NamedTuple):
     name: str
 
 
+class TimerFailed(Exception):
+    """The core failed on a wake-up; its state may be half changed."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(kind, name)
+        self.kind = kind
+        self.name = name
+
+
 class State:
     """Runs that have not ended, live workers, and what is waited for.
 
     ``seen``: digests of all definitions that were ever the newest of their workflow.
+    ``unheard``: workers that have not spoken since nobody could be heard.
     ``now`` is the time of the fact being handled, ms; effects gather in ``effects``;
     ``ended`` has the runs that ended in this batch, which nobody else knows of yet;
-    ``children`` those that live runs have spawned, ``orphans`` those to cancel, as the run
-    that spawned them did not succeed; ``patient`` pending steps that wait for a worker they
-    prefer, and what they require meanwhile; ``look_again`` whether for some of them there may
-    be nobody any more; ``rates`` the rate limits by key, ``limited`` pending steps that wait
-    for one, with its key and their number there; ``groups`` the runs that concurrency limits,
-    ``vacated`` groups in which there is room again; ``sequence`` numbers what waits;
+    ``children`` those that live runs have spawned, each with the step that did, ``orphans`` those
+    to cancel, as the run that spawned them did not succeed; ``patient`` pending steps that wait
+    for a worker they prefer, and what they require meanwhile; ``look_again`` whether for some of
+    them there may be nobody any more; ``rates`` the rate limits by key, ``limited`` pending steps
+    that wait for one, with its key and their number there; ``groups`` the runs that concurrency
+    limits, ``vacated`` groups in which there is room again; ``sequence`` numbers what waits;
     ``schedules`` runs by the clock, by id; ``pools`` what pools of workers have to do, by label,
     ``pools_watched`` whether they are looked at.
     """
@@ -78,10 +88,11 @@ class State:
         self.seen: set[str] = set()
         self.workers: dict[str, Worker] = {}
         self.versions = Versions()
+        self.unheard: set[str] = set()
         self.runs: dict[str, Run] = {}
         self.held: dict[str, Held] = {}
         self.ended: dict[str, RunResult] = {}
-        self.children: dict[str, dict[str, None]] = {}
+        self.children: dict[str, dict[str, str]] = {}
         self.orphans: list[str] = []
         self.patient: dict[str, Requirement] = {}
         self.look_again = False

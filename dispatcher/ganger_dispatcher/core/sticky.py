@@ -22,27 +22,38 @@ def requirement_of(run: Run, name: str) -> Requirement:
 
 
 def preferred(run: Run, name: str) -> str | None:
-    """With SOFT, the worker that ran the step before: of its parents the one that ended last.
+    """With SOFT, the worker that ran the step before: of its parents the one that ended last;
+    of the step for failures, what failed last.
 
     A child's first steps follow the step that spawned it, where it is to.
     """
-    if not run.definitions[name].parents and run.header.sticky_to is not None:
+    definition = run.definitions[name]
+    if definition is run.workflow.on_failure:
+        before = [step for step in run.steps.values() if step.status is StepStatus.FAILED]
+    elif definition.parents:
+        before = [run.steps[parent] for parent in definition.parents]
+    else:
         return run.header.sticky_to
-    if run.workflow.definition.sticky is not StickyStrategy.SOFT:
+    if _strategy(run) is not StickyStrategy.SOFT:
         return None
-    parents = [run.steps[parent] for parent in run.definitions[name].parents]
-    if not parents and run.definitions[name] is run.workflow.on_failure:
-        parents = [step for step in run.steps.values() if step.status is StepStatus.FAILED]
-    last = max(parents, key=lambda step: step.finished_at or 0, default=None)
+    last = max(before, key=lambda step: step.finished_at or 0, default=None)
     return last.worker if last is not None else None
 
 
-def pin(state: State, run: Run, worker: str) -> None:
-    """With HARD, the first worker is the run's only one."""
+def _strategy(run: Run) -> StickyStrategy | None:
+    """Its workflow's; SOFT of a child that is to stay with its parent, where that has none."""
+    own = run.workflow.definition.sticky
+    return StickyStrategy.SOFT if own is None and run.header.sticky_to is not None else own
+
+
+def pin(state: State, run: Run, worker: str) -> bool:
+    """With HARD, the first worker is the run's only one; whether it is that from now on."""
     hard = run.workflow.definition.sticky is StickyStrategy.HARD
-    if hard and run.header.pinned is None:
-        run.header = replace(run.header, pinned=worker)
-        state.emit(StoreRun(run.id, run.header))
+    if not hard or run.header.pinned is not None:
+        return False
+    run.header = replace(run.header, pinned=worker)
+    state.emit(StoreRun(run.id, run.header))
+    return True
 
 
 def unpin(state: State, run: Run) -> None:

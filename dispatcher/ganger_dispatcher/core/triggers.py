@@ -34,6 +34,7 @@ __all__ = [
     "cancel_requested",
     "dropped",
     "hold_is_over",
+    "join_family",
     "received",
     "refused",
     "workflow_registered",
@@ -54,20 +55,32 @@ def received(state: State, fact: TriggerReceived) -> None:
     else:
         _hold(state, fact.run_id, fact.trigger, reply)
     if ended is None:
-        _join_family(state, fact)
+        join_family(state, fact.run_id, fact.trigger.parent, fact.parent_ended)
 
 
-def _join_family(state: State, fact: TriggerReceived) -> None:
-    """A child is known to its parent; one whose parent did not succeed is cancelled."""
-    if fact.trigger.parent is None:
+def join_family(
+    state: State, run_id: str, parent: str | None, parent_ended: RunResult | None = None
+) -> None:
+    """A child, held or not, is known to its parent; one that came too late is cancelled."""
+    if parent is None:
         return
-    parent = fact.trigger.parent.partition("/")[0]
-    parent_ended = state.ended.get(parent) or fact.parent_ended
-    if parent in state.runs:
-        if fact.run_id in state.runs or fact.run_id in state.held:
-            state.children.setdefault(parent, {})[fact.run_id] = None
-    elif parent_ended is not None and parent_ended.status is not RunStatus.SUCCEEDED:
-        state.orphans.append(fact.run_id)
+    parent_run, _, step = parent.partition("/")
+    parent_ended = state.ended.get(parent_run) or parent_ended
+    if parent_run in state.runs:
+        if run_id in state.runs or run_id in state.held:
+            state.children.setdefault(parent_run, {})[run_id] = step
+    elif parent_ended is not None and not _may_outlive(state, parent_ended, step):
+        state.orphans.append(run_id)
+
+
+def _may_outlive(state: State, parent: RunResult, step: str) -> bool:
+    """Whether children of this step go on now that its run has ended: if the run succeeded, or
+    they are those of its step for failures, and that one did."""
+    if parent.status is RunStatus.SUCCEEDED:
+        return True
+    workflow = state.workflows.get(parent.workflow or "")
+    on_failure = workflow.on_failure if workflow is not None else None
+    return on_failure is not None and on_failure.name == step and step in parent.output
 
 
 def cancel_orphans(state: State) -> None:

@@ -1,6 +1,7 @@
 """What workers say of themselves, and their silence."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 
 from ganger_broker.crons import check_cron
@@ -22,7 +23,6 @@ from ganger_broker.messages import (
 from ganger_broker.pool_labels import pool_of_worker
 
 from .attempts import (
-    attempt_impossible,
     attempt_lost,
     attempt_returned,
     is_current,
@@ -41,14 +41,14 @@ from .effects import (
     StoreWorkflow,
     Tell,
 )
-from .facts import AssignmentImpossible, AssignmentReturned
+from .facts import AssignmentReturned
 from .inputs import InputSchema, schema_problem
-from .placing import look_again, match, place_patient_anew, release, repin, room
+from .placing import hold, look_again, match, place_patient_anew, release, repin, room
 from .pools import noticed
 from .rates import Rate
 from .records import RateUse, Worker, WorkerState
 from .schedules import follow_crons
-from .state import State
+from .state import State, TimerFailed
 from .triggers import workflow_registered
 from .versions import versions_of
 from .workflow import Workflow
@@ -60,7 +60,6 @@ __all__ = [
     "fresh_deadlines",
     "heard",
     "heartbeat",
-    "impossible",
     "labels_changed",
     "left",
     "registered",
@@ -84,6 +83,7 @@ def heard(state: State, event: Event) -> Worker | None:
     if worker.incarnation != event.incarnation:
         return None  # the process before this one; it is gone
     worker.heartbeat_at = state.now
+    state.unheard.discard(worker.id)
     if isinstance(event, Heartbeat):
         worker.memory_mb, worker.cpus = event.memory_mb, event.cpus
         state.emit(Beat(worker.id, state.now, event.memory_mb, event.cpus))
@@ -110,12 +110,14 @@ def registered(state: State, event: WorkerRegistered) -> None:
         lost = forget(state, known) if known is not None else []
         past = [*known.past, known.incarnation][-_PAST:] if known is not None else []
         worker = _joined(state, event, past)
+    state.unheard.discard(worker.id)
     worker.workflows = versions_of(event)
     state.versions.add(worker)
+    state.emit(StoreWorker(deepcopy(worker)))
     for attempt in event.attempts:
         if attempt not in worker.attempts:
+            hold(state, worker, attempt)
             state.emit(Tell(worker.id, CancelAttempt(attempt, "it was given to another worker")))
-    state.emit(StoreWorker(deepcopy(worker)))
     _register_limits(state, event)
     fresh = _register_workflows(state, event)
     match(state, worker)
@@ -248,7 +250,9 @@ def heartbeat(state: State, event: Heartbeat, worker: Worker) -> None:
     for attempt in gone:
         release(state, worker, attempt)
     for attempt in mentioned:
-        if attempt not in worker.attempts or not is_current(state, attempt):
+        if attempt not in worker.attempts:
+            hold(state, worker, attempt)
+        if not is_current(state, attempt):
             state.emit(Tell(worker.id, CancelAttempt(attempt, "it does not count any more")))
     if gone:
         match(state, worker)
@@ -316,13 +320,24 @@ def silence(state: State, names: Iterable[str]) -> None:
     All of them go before the first attempt is given anew, or it would go round those that
     died with its worker, and be given up after a few of them.
     """
-    lost = [worker for name in names if (worker := _remove_silent(state, name)) is not None]
-    for worker in lost:
-        for attempt in worker.attempts:
-            attempt_lost(state, attempt)
-    for worker in lost:
-        repin(state, worker.id)
+    lost = {name: worker for name in names if (worker := _remove_silent(state, name)) is not None}
+    for name, worker in lost.items():
+        with _to_blame(name):
+            for attempt in worker.attempts:
+                attempt_lost(state, attempt)
+    for name, worker in lost.items():
+        with _to_blame(name):
+            repin(state, worker.id)
     look_again(state)
+
+
+@contextmanager
+def _to_blame(name: str) -> Iterator[None]:
+    """A defect that shows at one worker's loss is that wake-up's, and costs no other's."""
+    try:
+        yield
+    except Exception as exc:
+        raise TimerFailed("worker", name) from exc
 
 
 def _remove_silent(state: State, name: str) -> Worker | None:
@@ -346,11 +361,13 @@ def fresh_deadlines(state: State) -> None:
     """Nobody could be heard lately: silence until now says nothing about the workers."""
     for worker in state.workers.values():
         worker.heartbeat_at = state.now
+    state.unheard.update(state.workers)
 
 
 def forget(state: State, worker: Worker) -> list[str]:
     """The worker is gone; the attempts it held, for which something is still to be done."""
     del state.workers[worker.id]
+    state.unheard.discard(worker.id)
     state.versions.drop(worker)
     state.placement.leave(worker.id)
     state.emit(DropWorker(worker.id))
@@ -370,12 +387,3 @@ def returned(state: State, fact: AssignmentReturned) -> None:
         else:
             match(state, worker)
     attempt_returned(state, fact.attempt)
-
-
-def impossible(state: State, fact: AssignmentImpossible) -> None:
-    """Sent to another worker it would be as large: its step has failed."""
-    worker = state.workers.get(fact.worker)
-    if worker is not None and fact.attempt in worker.attempts:
-        release(state, worker, fact.attempt)
-        match(state, worker)
-    attempt_impossible(state, fact.attempt)

@@ -16,10 +16,14 @@ __all__ = ["Workflow"]
 class Workflow:
     """A registered workflow, with its desired labels parsed once.
 
-    ``steps``: all of them by name, the one for failures too. ``input``: what inputs must fit.
+    ``steps``: all of them by name, the one for failures too. ``children``: by a step's name,
+    the steps that it is a parent of. ``input``: what inputs must fit.
     """
 
-    __slots__ = ("definition", "desired", "digest", "input", "on_failure", "requirements", "steps")
+    __slots__ = (
+        *("children", "definition", "desired", "digest", "input", "on_failure"),
+        *("requirements", "steps"),
+    )
 
     def __init__(self, definition: WorkflowDefinition) -> None:
         self.definition = definition
@@ -30,6 +34,10 @@ class Workflow:
         self.steps: dict[str, StepDefinition] = {
             step.name: step for step in definition.every_step()
         }
+        self.children: dict[str, list[str]] = {name: [] for name in self.steps}
+        for step in definition.steps:
+            for parent in dict.fromkeys(step.parents):
+                self.children[parent].append(step.name)
         self.desired = {
             name: parse_desired(step.desired_worker_labels) for name, step in self.steps.items()
         }

@@ -195,6 +195,10 @@ class Backlog:
     def __contains__(self, step_run: str) -> bool:
         return step_run in self._requirement_of
 
+    def requirement_of(self, step_run: str) -> Requirement:
+        """What a pending step waits for."""
+        return self._requirement_of[step_run]
+
     def add(self, step_run: str, requirement: Requirement, turn: int) -> None:
         """A step that nobody can take now; the lowest ``turn`` goes first."""
         self._sequence += 1

@@ -12,7 +12,7 @@ import fakeredis
 import pytest
 
 from ganger import Settings, cli
-from ganger.cli import compute as verbs
+from ganger.cli import compute_given as verbs
 from ganger.compute import adapter
 from ganger.compute.adapter import DeployFailed
 from ganger.compute.planning import Plan, Replica
@@ -37,6 +37,9 @@ def work(input, context):
 @app.task()
 def other(input, context):
     return 1
+
+
+worker = app.worker("w")
 """
 POOL = "shared-2cpu-1024mb-fra-iad"
 
@@ -211,7 +214,9 @@ def test_what_could_not_be_done_is_said_and_may_be_tried_again(
         (("plan", *on("{app}"), "--set", "size=x"), "--set: size: 'x' must be a number"),
         (("up", "{app}", "--autoscale", "3"), "--autoscale: '3' must be MIN:MAX, such as 1:6"),
         (("up", "{app}", "--autoscale", "3:1"), "--autoscale: '3:1' must be MIN:MAX"),
-        (("up", *on("{app}"), "--autoscale", "1:3"), "--autoscale: somewhere does not follow it"),
+        (("up", "{app}", "--autoscale", "1:1001"), "of at most 1,000, or off"),
+        (("up", "{app}", "--slots", "0"), "--slots: 0 must be from 1 to 4,096"),
+        (("plan", "{module}:worker"), "is a Worker, with a machine of its own; name its app"),
         (("up", "{app}", "--broker-url", "memory://"), "is a broker inside one process"),
         (("scale", "x=1"), "deployment: say which; there are none"),
         (("down", "x"), "deployment: there is no 'x'; there are none"),
@@ -219,7 +224,9 @@ def test_what_could_not_be_done_is_said_and_may_be_tried_again(
     ],
 )
 def test_wrong_use_is_said(run: Run, app: str, words: tuple[str, ...], said: str) -> None:
-    status, _, err = run(*(word.replace("{app}", app) for word in words))
+    module = app.removesuffix(":app")
+    given = [word.replace("{app}", app).replace("{module}", module) for word in words]
+    status, _, err = run(*given)
     assert said in err
     assert status == 2
 
@@ -229,3 +236,45 @@ def test_a_deployment_does_not_change_what_it_runs_on(run: Run, app: str) -> Non
     status, _, err = run("up", app, "--deployment", "d", "--on", "local")
     assert status == 2
     assert "--on: d runs on somewhere; take it down first" in err
+
+
+def test_a_module_of_the_same_name_elsewhere_does_not_replace_a_deployment(
+    run: Run, app: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("up", app, "--on", "somewhere", "--apply")[0] == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    [name] = Somewhere.there
+    status, _, err = run("up", app, "--on", "somewhere", "--apply")
+    assert status == 2
+    assert f"deployment: {name!r} is there already, of {app} in {tmp_path}" in err
+    assert run("up", app, "--deployment", name, "--apply")[0] == 0
+
+
+def test_bounds_are_kept_until_others_are_given(run: Run, app: str) -> None:
+    def bounds() -> object:
+        [shown] = json.loads(run("ps", "--json")[1])
+        return shown.get("autoscale")
+
+    run("up", *on(app, "--autoscale", "1:3", "--apply"))
+    run("up", *on(app, "--apply"))
+    assert bounds() == {"least": 1, "most": 3}
+    run("up", *on(app, "--autoscale", "off", "--apply"))
+    assert bounds() is None
+
+
+def test_what_cannot_be_taken_down_can_be_forgotten(
+    run: Run, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("up", *on(app, "--apply"))
+
+    def gone(self: Somewhere, deployment: Deployment) -> Iterator[str]:
+        raise DeployFailed("somewhere: there is no such place")
+
+    monkeypatch.setattr(Somewhere, "remove", gone)
+    status, _, err = run("down")
+    assert status == 1
+    assert "where somewhere is gone: ganger compute down d --forget" in err
+    assert run("down", "--forget")[:2] == (0, "d is forgotten\n")
+    assert run("ps")[1] == "there are no deployments\n"

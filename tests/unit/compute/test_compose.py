@@ -189,7 +189,7 @@ def test_a_broker_that_containers_cannot_reach_is_refused(docker: FakeProgram, u
 
 def test_compose_follows_no_load() -> None:
     with pytest.raises(InvalidInput, match="--autoscale: compose scales nothing by itself"):
-        adapter().render(deployment(autoscale=Autoscale(1, 2)), plan_of(LARGE))
+        adapter().render(deployment(on="compose", autoscale=Autoscale(1, 2)), plan_of(LARGE))
 
 
 def test_it_is_found_by_its_name_and_names_what_is_wrong() -> None:

@@ -3,12 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ganger.compute.local.limits import Cgroup, DataLimit, find_cgroup_root, limit_for
 
-SIZES = {"cpu_kind": "shared", "cpus": 2, "memory_mb": 512}
+SIZES: dict[str, Any] = {"cpu_kind": "shared", "cpus": 2, "memory_mb": 512, "threads": 4}
 
 
 class Kernel:
@@ -64,7 +65,7 @@ def test_without_cgroup_2_there_is_no_place(tmp_path: Path, kind: str) -> None:
 def test_a_group_bounds_memory_and_gives_a_share_of_the_processors(tmp_path: Path) -> None:
     group = limit_for(tmp_path, "d", "w")
     assert isinstance(group, Cgroup)
-    group.apply(1234, cpu_kind="performance", cpus=2, memory_mb=512)
+    group.apply(1234, cpu_kind="performance", cpus=2, memory_mb=512, threads=4)
     written = {file.name: file.read_text() for file in (tmp_path / "ganger-d" / "w").iterdir()}
     assert written == {
         "memory.max": str(512 * 2**20),
@@ -86,7 +87,7 @@ def test_a_group_says_how_often_the_kernel_stopped_something(tmp_path: Path) -> 
 def test_a_group_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="Not a directory"):
-        Cgroup(tmp_path / "file" / "w").apply(1, **SIZES)  # type: ignore[arg-type]
+        Cgroup(tmp_path / "file" / "w").apply(1, **SIZES)
 
 
 HOG = """
@@ -104,6 +105,6 @@ def test_a_process_that_wants_more_gets_a_memory_error_and_goes_on() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOG], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        DataLimit().apply(process.pid, **SIZES)  # type: ignore[arg-type]
+        DataLimit().apply(process.pid, **SIZES)
         said, _ = process.communicate("go\n", timeout=30)
     assert said.split() == ["MemoryError", str(100 * 2**20)]

@@ -47,6 +47,13 @@ CHAIN = [
     StepDefinition("a", retries=1),
     StepDefinition("b", parents=["a"], desired_worker_labels=GPU),
 ]
+ROOTS = [
+    StepDefinition("a", retries=1, desired_worker_labels=WARM),
+    StepDefinition("b", desired_worker_labels=GPU),
+    StepDefinition("c", retries=1, backoff_factor=2),
+    StepDefinition("d", parents=["a", "c"], desired_worker_labels=GPU),
+]
+"""Several steps that may begin the run, and one that waits for two of them."""
 API = RateLimit("api", 2, 20)
 POOLED = StepDefinition("s", pool="p", retries=1, desired_worker_labels=WARM, schedule_timeout=15)
 KEYS = st.sampled_from(["x", "y"])
@@ -77,6 +84,14 @@ FLOWS |= {
         (StickyStrategy.HARD, StickyOnLoss.WAIT),
         (StickyStrategy.HARD, StickyOnLoss.REPIN),
     ]
+}
+FLOWS |= {
+    f"roots-{on_loss}": [
+        WorkflowDefinition(
+            f"roots-{on_loss}", ROOTS, sticky=StickyStrategy.HARD, sticky_on_loss=on_loss
+        )
+    ]
+    for on_loss in StickyOnLoss
 }
 LABELS = st.dictionaries(
     st.sampled_from(["gpu", "model", POOL]), st.sampled_from([0, 1, 2, "x", "1", "p"])

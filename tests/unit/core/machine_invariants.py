@@ -31,6 +31,8 @@ class Invariants(RuleBasedStateMachine):
     asked: dict[str, set[str]]
     answered: Counter[tuple[str, str]]
     ended: dict[str, Any]
+    families: set[tuple[str, str]]
+    """Of a run and one that came with it as its parent while it went on."""
 
     def attempts(self, status: StepStatus) -> list[str]:
         return [
@@ -58,8 +60,6 @@ class Invariants(RuleBasedStateMachine):
             assert fleet.used[row] == worker.used >= 0
             assert worker.slots == fleet.slots[row]
             assert worker.waits.keys() <= worker.attempts.keys()
-            if not any(worker.waits.values()):
-                assert worker.used == len(worker.attempts) <= worker.slots
             assert worker.coming.keys() <= worker.attempts.keys()
             assert fleet.labels[row] == self.labels_to_match(worker)
             assert fleet.is_open(row) == worker.is_open
@@ -125,6 +125,14 @@ class Invariants(RuleBasedStateMachine):
                 held = (StepStatus.ASSIGNED, StepStatus.RUNNING)
                 workers = {step.worker for step in run.steps.values() if step.status in held}
                 assert workers <= {run.header.pinned}
+                for name in run.steps:
+                    step_run = f"{run.id}/{name}"
+                    if run.header.pinned and step_run in self.core.state.placement.backlog:
+                        assert self.asks_for(step_run) == run.header.pinned
+
+    def asks_for(self, step_run: str) -> str | None:
+        """The one worker that a pending step waits for."""
+        return self.core.state.placement.backlog.requirement_of(step_run).worker
 
     @invariant()
     def no_pending_step_could_be_placed(self) -> None:
@@ -190,6 +198,13 @@ class Invariants(RuleBasedStateMachine):
         for run, addresses in self.asked.items():
             for reply in addresses:
                 assert self.answered[run, reply] == (run in self.ended)
+
+    @invariant()
+    def a_run_knows_the_children_it_has(self) -> None:
+        state = self.core.state
+        for parent, child in self.families:
+            if parent in state.runs and (child in state.runs or child in state.held):
+                assert child in state.children[parent]
 
     @invariant()
     def no_line_is_kept_twice(self) -> None:

@@ -1,6 +1,6 @@
 """Runs that steps spawn: whose they are, where they go, and the slot of a step that waits."""
 
-from ganger_broker.definitions import StickyStrategy
+from ganger_broker.definitions import StepDefinition, StickyStrategy, WorkflowDefinition
 from ganger_broker.messages import CancelRun, Outcome, RunResult, RunStatus
 from ganger_broker.messages import Trigger as TriggerMessage
 from ganger_dispatcher.core.effects import Effect, EndRun
@@ -109,6 +109,24 @@ def test_a_child_whose_workflow_is_not_registered_yet_is_cancelled_with_its_pare
     assert world.core.state.held == {}
 
 
+def test_the_next_leader_knows_children_that_are_held() -> None:
+    world = family()
+    world.trigger("held", "unknown", reply="h", parent="r/s")
+    world.take_over()
+    assert ("h", "cancelled", "CANCELLED") in replies(world.cancel("r"))
+    assert assigned(world.join("b", workflows=[one_step("unknown")])) == []
+    assert world.status("held") == "cancelled"
+
+
+def test_a_child_that_was_held_is_still_its_parents_when_it_begins() -> None:
+    world = family()
+    world.trigger("held", "unknown", parent="r/s")
+    world.take_over()
+    assert assigned(world.join("b", workflows=[one_step("unknown")])) == [("held/s/1", "b")]
+    world.cancel("r")
+    assert world.status("held") == "cancelled"
+
+
 def test_a_long_line_of_descent_is_cancelled_whole() -> None:
     world = World()
     world.join("a", workflows=[CHILD], slots=4096)
@@ -147,6 +165,34 @@ def test_when_that_worker_is_full_a_hard_child_waits_and_a_soft_one_does_not() -
     where, world = placed(StickyStrategy.HARD, slots=1)
     assert where is None
     assert assigned(world.finish("r/s/1", "a")) == [("c/s/1", "a")]
+
+
+def test_a_sticky_child_stays_with_its_parent_with_all_of_its_steps() -> None:
+    """Also where its workflow has no strategy of its own, and as far as labels let it."""
+    gpu = {"gpu": "yes"}
+    steps = [
+        StepDefinition("a"),
+        StepDefinition("b", parents=["a"]),
+        StepDefinition("c", parents=["b"], desired_worker_labels=gpu),
+        StepDefinition("d", parents=["c"]),
+    ]
+    child = WorkflowDefinition("child", steps)
+    world = World()
+    for name, labels in (("one", {}), ("two", {}), ("gpu", gpu)):
+        world.join(name, labels, workflows=[child], slots=5)
+    assert assigned(spawn(world, sticky_to="two")) == [("c/a/1", "two")]
+    assert assigned(world.finish("c/a/1", "two")) == [("c/b/1", "two")]
+    assert assigned(world.finish("c/b/1", "two")) == [("c/c/1", "gpu")]
+    assert assigned(world.finish("c/c/1", "gpu")) == [("c/d/1", "gpu")]
+
+
+def test_a_sticky_child_whose_parents_worker_is_lost_goes_on_elsewhere_by_its_labels() -> None:
+    child = one_step("child", desired_worker_labels={"gpu": "yes"})
+    world = World()
+    for name, labels in (("a", {"gpu": "yes"}), ("plain", {}), ("b", {"gpu": "yes"})):
+        world.join(name, labels, workflows=[one_step(), child], slots=5)
+    assert assigned(spawn(world, sticky_to="a")) == [("c/s/1", "a")]
+    assert assigned(world.wait(11, "plain", "b")) == [("c/s/2", "b")]
 
 
 # ── the slot of a step that waits ─────────────────────────────────────────────────────

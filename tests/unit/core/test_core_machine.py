@@ -24,6 +24,7 @@ from ganger_broker.messages import (
     StepLogged,
     StepRefreshed,
     StepReleased,
+    StepReturned,
     StepStarted,
     StepWaits,
     Trigger,
@@ -67,6 +68,7 @@ class CoreMachine(Invariants):
         self.asked: dict[str, set[str]] = {}
         self.answered: Counter[tuple[str, str]] = Counter()
         self.ended: dict[str, Any] = {}
+        self.families: set[tuple[str, str]] = set()
         self.said: list[Fact] = []
         self.seq = 0
         self.placed_limited: list[int] = []
@@ -127,15 +129,17 @@ class CoreMachine(Invariants):
         if any(isinstance(effect, do.Bury) for effect in effects):
             for effect in effects:
                 if isinstance(effect, do.Unhold):
+                    self.families = {pair for pair in self.families if pair[1] != effect.run_id}
                     for name in self.asked.pop(effect.run_id, ()):
                         assert self.answered.pop((effect.run_id, name)) == 1
 
     def check_assigned(self, worker: str, attempt: str) -> None:
-        """At this time the worker has what the step requires; or it is sent again."""
+        """At this time the worker has what the step requires, and a slot; or it is sent again."""
         before = {(w, incarnation) for w, incarnation, a in self.sent if a == attempt}
         if before:
             assert before == {(worker, self.core.state.workers[worker].incarnation)}
             return
+        assert self.core.state.workers[worker].used <= self.core.state.workers[worker].slots
         parts = split_attempt(attempt)
         assert parts is not None
         step = self.stored.steps[parts[0]][parts[1]]
@@ -175,6 +179,10 @@ class CoreMachine(Invariants):
         parent: str | None,
         key: str,
     ) -> None:
+        state = self.core.state
+        is_new = not any(run in known for known in (state.runs, state.held, self.ended))
+        if is_new and parent in state.runs:
+            self.families.add((parent, run))
         trigger = Trigger(
             flow,
             {"key": key},
@@ -236,7 +244,8 @@ class CoreMachine(Invariants):
 
     def believed(self, worker: str) -> set[str]:
         """What the process was sent and has not said to have finished."""
-        done = {(f.worker, f.attempt) for f in self.said if isinstance(f, StepFinished)}
+        ends = (StepFinished, StepReturned)
+        done = {(f.worker, f.attempt) for f in self.said if isinstance(f, ends)}
         return {
             attempt
             for name, incarnation, attempt in self.sent
@@ -320,6 +329,12 @@ class CoreMachine(Invariants):
     def stop_lingering(self, data: st.DataObject) -> None:
         worker, incarnation, attempt = data.draw(st.sampled_from(self.sent[-6:]))
         self.tell(StepReleased(worker, incarnation, attempt))
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def has_no_slot(self, data: st.DataObject) -> None:
+        worker, incarnation, attempt = data.draw(st.sampled_from(self.sent[-6:]))
+        self.tell(StepReturned(worker, incarnation, attempt))
 
     @precondition(lambda self: self.sent)
     @rule(data=st.data(), seq=st.integers(1, 4))

@@ -2,11 +2,17 @@
 
 from typing import Any
 
-from ganger_broker.definitions import StepDefinition, WorkflowDefinition
-from ganger_broker.messages import Assignment, FailureReason, Outcome, RunError
+from ganger_broker.definitions import (
+    StepDefinition,
+    StickyOnLoss,
+    StickyStrategy,
+    WorkflowDefinition,
+)
+from ganger_broker.messages import Assignment, FailureReason, Outcome, RunError, Trigger
 from ganger_dispatcher.core.effects import Assign
+from ganger_dispatcher.core.facts import TriggerReceived
 
-from .world import World, assigned, of, replies
+from .world import World, assigned, of, one_step, replies
 
 FAILED = Outcome.FAILED
 BOOM = RunError(FailureReason.STEP_FAILED, "boom", type="ValueError")
@@ -152,3 +158,113 @@ def test_cancelling_while_the_step_for_failures_runs_leaves_it_failed() -> None:
     world.trigger(reply="q")
     world.finish("r/a/1", outcome=Outcome.FAILED)
     assert replies(world.cancel()) == [("q", "failed", "STEP_FAILED")]
+
+
+def test_a_step_that_finds_no_worker_does_not_make_what_failed_undone() -> None:
+    nobody = {"nobody": "has"}
+    steps = [StepDefinition("a"), StepDefinition("b", desired_worker_labels=nobody)]
+    sad = WorkflowDefinition("w", steps, on_failure=StepDefinition("oops"))
+    world = World()
+    world.join("a", workflows=[sad])
+    world.trigger(reply="q")
+    world.finish("r/a/1", outcome=FAILED, error=BOOM)
+    assert assigned(world.wait(300, "a")) == [("r/oops/1", "a")]
+    assert replies(world.finish("r/oops/1")) == [("q", "failed", "STEP_FAILED")]
+    error = world.stored.headers["r"].error
+    assert error is not None
+    assert (error.step, error.message) == ("a", "boom")
+
+
+def test_the_first_error_is_that_of_the_step_that_failed_first() -> None:
+    world = World()
+    steps = [StepDefinition("a"), StepDefinition("b")]
+    world.join("a", workflows=[WorkflowDefinition("w", steps)], slots=2)
+    world.trigger()
+    world.finish("r/b/1", outcome=FAILED, error=BOOM)
+    world.now += 1
+    world.finish("r/a/1", outcome=FAILED)
+    error = world.stored.headers["r"].error
+    assert error is not None
+    assert error.step == "b"
+
+
+def test_with_its_worker_lost_it_goes_to_another_that_has_its_labels() -> None:
+    """Also where the workflow is sticky, if it may go elsewhere."""
+    gpu = {"gpu": "yes"}
+    for sticky in (None, StickyStrategy.SOFT, StickyStrategy.HARD):
+        oops = StepDefinition("oops", desired_worker_labels=gpu)
+        sad = WorkflowDefinition(
+            "w",
+            [StepDefinition("s", desired_worker_labels=gpu)],
+            on_failure=oops,
+            sticky=sticky,
+            sticky_on_loss=StickyOnLoss.REPIN,
+        )
+        world = World()
+        for name, labels in (("one", gpu), ("plain", {}), ("two", gpu)):
+            world.join(name, labels, workflows=[sad])
+        world.trigger(reply="q")
+        effects = world.finish("r/s/1", "one", FAILED, error=BOOM)
+        [(attempt, worker)] = assigned(effects)
+        assert (attempt, worker) == ("r/oops/1", "two" if sticky is None else "one")
+        others = {"one", "two", "plain"} - {worker}
+        [(attempt, worker)] = assigned(world.wait(11, *sorted(others)))
+        assert attempt == "r/oops/2"
+        assert worker in ("one", "two")
+        assert replies(world.finish("r/oops/2", worker)) == [("q", "failed", "STEP_FAILED")]
+
+
+# ── what it starts ────────────────────────────────────────────────────────────────────
+
+NOTICE = one_step("notice")
+
+
+def telling() -> World:
+    """``s`` has failed after it had spawned ``of-s``; ``oops`` runs and has spawned ``of-oops``."""
+    world = World()
+    sad = WorkflowDefinition("w", [StepDefinition("s")], on_failure=StepDefinition("oops"))
+    world.join("a", workflows=[sad, NOTICE], slots=9)
+    world.trigger(reply="q")
+    world.trigger("of-s", "notice", parent="r/s")
+    world.finish("r/s/1", outcome=FAILED)
+    world.trigger("of-oops", "notice", parent="r/oops")
+    return world
+
+
+def test_the_runs_that_it_starts_go_on_when_the_run_has_failed() -> None:
+    world = telling()
+    world.take_over()
+    assert replies(world.finish("r/oops/1")) == [("q", "failed", "STEP_FAILED")]
+    assert (world.status("of-s"), world.status("of-oops")) == ("cancelled", "running")
+
+
+def test_the_runs_that_it_starts_are_cancelled_when_it_fails_or_is_cancelled() -> None:
+    world = telling()
+    world.finish("r/oops/1", outcome=FAILED)
+    assert world.status("of-oops") == "cancelled"
+    world = telling()
+    world.cancel()
+    assert world.status("of-oops") == "cancelled"
+
+
+def test_what_it_started_may_come_after_the_end_of_the_run() -> None:
+    world = telling()
+    world.finish("r/oops/1")
+    ended = world.core.state.ended["r"]
+    for step, expected in (("oops", "running"), ("s", "cancelled")):
+        late = Trigger("notice", run_id=f"late-{step}", parent=f"r/{step}")
+        world.tell(TriggerReceived(late, f"late-{step}", parent_ended=ended))
+        assert world.status(f"late-{step}") == expected
+
+
+def test_of_a_soft_child_it_goes_to_the_worker_of_what_failed() -> None:
+    gpu = {"gpu": "yes"}
+    steps = [StepDefinition("a"), StepDefinition("b", parents=["a"], desired_worker_labels=gpu)]
+    for sticky in (None, StickyStrategy.SOFT):
+        child = WorkflowDefinition("w", steps, on_failure=StepDefinition("oops"), sticky=sticky)
+        world = World()
+        world.join("plain", workflows=[child], slots=5)
+        world.join("gpu", gpu, workflows=[child], slots=5)
+        assert assigned(world.trigger(sticky_to="plain")) == [("r/a/1", "plain")]
+        assert assigned(world.finish("r/a/1", "plain")) == [("r/b/1", "gpu")]
+        assert assigned(world.finish("r/b/1", "gpu", FAILED)) == [("r/oops/1", "gpu")]

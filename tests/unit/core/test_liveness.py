@@ -1,9 +1,14 @@
 """Silence, loss, return; and silence that is the dispatcher's own."""
 
+import pytest
+
 from ganger_broker.messages import CancelAttempt, RegisterAgain
+from ganger_dispatcher.core import Core, workers
+from ganger_dispatcher.core.attempts import attempt_lost
+from ganger_dispatcher.core.core import TimerFailed
 from ganger_dispatcher.core.effects import Count, DeleteQueue, DropWorker
 from ganger_dispatcher.core.facts import BrokerRestored, TimePassed
-from ganger_dispatcher.core.state import Policy
+from ganger_dispatcher.core.state import Policy, State
 
 from .world import World, assigned, of, replies, told
 
@@ -53,8 +58,9 @@ def test_a_worker_declared_lost_that_speaks_again_registers_anew_and_stops_what_
     assert told(world.beat("a", "r/s/1")) == [("a", RegisterAgain())]
     effects = world.join("a", attempts=["r/s/1"])
     assert told(effects) == [("a", CancelAttempt("r/s/1", "it was given to another worker"))]
+    assert assigned(effects) == []  # its slot is still taken
+    effects = world.finish("r/s/1", output="of the old attempt")
     assert assigned(effects) == [("r/s/2", "a")]
-    world.finish("r/s/1", output="of the old attempt")
     assert world.step().status == "assigned"
     world.finish("r/s/2", output="of the new one")
     assert world.step().output == "of the new one"
@@ -215,3 +221,29 @@ def test_a_core_without_workers_and_runs_asks_for_no_wake_up() -> None:
     world = World()
     world.trigger()
     assert world.core.wake_at == world.now + 60_000
+
+
+def test_a_defect_that_one_workers_loss_brings_out_costs_no_other_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(state: State, attempt: str, *, counts: bool = True) -> None:
+        if attempt == "bad/s/1":
+            raise ZeroDivisionError
+        attempt_lost(state, attempt, counts=counts)
+
+    monkeypatch.setattr(workers, "attempt_lost", fails)
+    world = World()
+    for worker, run in (("x", "good"), ("y", "bad"), ("z", "fine")):
+        world.join(worker)
+        world.trigger(run)
+    world.now += 1
+    world.join("lives")
+    with pytest.raises(TimerFailed) as caught:
+        world.wait(10, "lives")
+    assert (caught.value.kind, caught.value.name) == ("worker", "y/1")
+    # as its term does, after what it had not stored: begin anew, and let that one be
+    world.core = Core(world.policy, {(caught.value.kind, caught.value.name)})
+    world.core.restore(world.stored.snapshot(), world.now)
+    world.wait(11, "lives")
+    assert set(world.stored.workers) == {"lives", "y"}
+    assert world.step("good").worker == "lives"

@@ -11,7 +11,7 @@ from ganger_broker.definitions import (
 from ganger_broker.messages import Outcome
 from ganger_dispatcher.core.effects import Effect
 
-from .world import World, assigned, replies
+from .world import World, assigned, one_step, replies
 
 SOFT, HARD = StickyStrategy.SOFT, StickyStrategy.HARD
 GPU = {"gpu": "yes"}
@@ -153,6 +153,9 @@ def test_a_run_whose_worker_is_lost_waits_for_it_until_its_schedule_time_out() -
     assert world.step("r", "a").status == "pending"
     effects = world.wait(300, "two")
     assert replies(effects) == [("q", "cancelled", "SCHEDULING_TIMED_OUT")]
+    error = world.stored.headers["r"].error
+    assert error is not None
+    assert error.message.endswith("its run is sticky (HARD) and pinned to one, which is lost")
 
 
 def test_a_worker_that_comes_back_under_its_id_gets_its_runs() -> None:
@@ -200,3 +203,76 @@ def test_repin_looks_at_labels_too() -> None:
     assert world.stored.headers["r"].pinned is None
     world.take_over()
     assert assigned(world.join("gpu", GPU, workflows=[flow])) == [("r/c/2", "gpu")]
+
+
+# ── several steps that may begin the run ──────────────────────────────────────────────
+
+
+def roots(**fields: Any) -> WorkflowDefinition:
+    """``a``, ``b`` and ``c`` at once, ``c`` on a GPU; all on one worker."""
+    steps = [StepDefinition("a"), StepDefinition("b"), StepDefinition("c")]
+    steps[2].desired_worker_labels = GPU
+    return WorkflowDefinition("w", steps, sticky=HARD, **fields)
+
+
+def waiting(**fields: Any) -> World:
+    """Run ``r`` waits for a worker with all of its steps."""
+    world = World()
+    world.join("full", workflows=[roots(**fields)])
+    world.drain("full")
+    world.trigger()
+    return world
+
+
+def test_hard_steps_that_wait_together_go_to_one_worker() -> None:
+    world = waiting()
+    assert assigned(world.join("one", GPU, workflows=[roots()])) == [("r/a/1", "one")]
+    assert assigned(world.join("two", GPU, workflows=[roots()], slots=3)) == []
+    assert assigned(world.finish("r/a/1", "one")) == [("r/b/1", "one")]
+    world.take_over()
+    assert assigned(world.finish("r/b/1", "one")) == [("r/c/1", "one")]
+
+
+def test_hard_steps_that_wait_together_wait_for_their_labels_on_that_worker() -> None:
+    world = waiting()
+    taken = assigned(world.join("plain", workflows=[roots()], slots=3))
+    assert taken == [("r/a/1", "plain"), ("r/b/1", "plain")]
+    assert assigned(world.join("gpu", GPU, workflows=[roots()], slots=3)) == []
+    assert assigned(world.label(1, GPU, worker="plain")) == [("r/c/1", "plain")]
+
+
+def test_hard_steps_that_follow_the_first_one_keep_their_turn() -> None:
+    world = waiting()
+    world.now += 1
+    world.trigger("urgent", priority=3)
+    taken = assigned(world.join("one", GPU, workflows=[roots()], slots=4))
+    assert taken == [(f"urgent/{name}/1", "one") for name in "abc"] + [("r/a/1", "one")]
+
+
+def test_a_step_whose_patience_is_over_takes_those_along_that_have_some_left() -> None:
+    flow = roots()
+    for step, patience in zip(flow.steps, (4, 8, 8), strict=True):
+        warm = {"value": "x", "weight": 1, "prefer_for": patience}
+        step.desired_worker_labels = {**step.desired_worker_labels, "model": warm}
+    world = World()
+    world.join("warm", {"model": "x"}, workflows=[flow, one_step("other")])
+    world.trigger("busy", "other")
+    world.join("two", workflows=[flow], slots=4)
+    assert assigned(world.trigger()) == []
+    assert assigned(world.wait(4, "warm", "two")) == [("r/a/1", "two"), ("r/b/1", "two")]
+    assert assigned(world.finish("busy/s/1", "warm")) == []
+    assert assigned(world.label(1, GPU, worker="two")) == [("r/c/1", "two")]
+
+
+def test_repin_takes_all_branches_to_one_worker() -> None:
+    repin = roots(sticky_on_loss=StickyOnLoss.REPIN)
+    world = World()
+    world.join("one", GPU, workflows=[repin], slots=3)
+    assert len(assigned(world.trigger())) == 3
+    assert assigned(world.wait(11)) == []
+    assert assigned(world.join("two", GPU, workflows=[repin])) == [("r/a/2", "two")]
+    for name in ("three", "four"):
+        assert assigned(world.join(name, GPU, workflows=[repin])) == []
+    assert where(world.finish("r/a/2", "two")) == "two"
+    assert assigned(world.wait(11, "three", "four"))[0][1] in ("three", "four")
+    assert len({world.step("r", name).worker for name in "bc"} - {None, "two"}) == 1

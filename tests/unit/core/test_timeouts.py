@@ -1,5 +1,9 @@
 """The time a step may take: its worker ends it, and the dispatcher where the worker is deaf."""
 
+from typing import Any
+
+import pytest
+
 from ganger_broker.messages import CancelAttempt, FailureReason, Outcome, RunError
 from ganger_dispatcher.core.facts import TimePassed
 
@@ -74,6 +78,50 @@ def test_the_next_leader_ends_it_as_well() -> None:
     world.take_over()
     assert replies(world.wait(5.9, "a")) == []
     assert replies(world.wait(0.1, "a")) == [("q", "failed", "TIMED_OUT")]
+
+
+# ── a lost worker ─────────────────────────────────────────────────────────────────────
+
+GPU = {"gpu": "yes"}
+
+
+def fleet(seconds: float, **fields: Any) -> World:
+    """``a`` runs the step, and ``plain`` and ``b`` are free; it needs a GPU."""
+    flow = one_step(timeout=seconds, desired_worker_labels=GPU, **fields)
+    world = World()
+    for worker, labels in (("a", GPU), ("plain", {}), ("b", GPU)):
+        world.join(worker, labels, workflows=[flow])
+    world.trigger(reply="q")
+    world.start("r/s/1")
+    return world
+
+
+@pytest.mark.parametrize(("lasts", "after"), [(3, 0.5), (60, 57), (60, 59.9), (12, 1)])
+def test_a_step_whose_worker_is_lost_has_not_timed_out(lasts: float, after: float) -> None:
+    world = fleet(lasts)
+    world.wait(after, "a", "plain", "b")
+    effects = world.wait(12, "plain", "b")
+    assert assigned(effects) == [("r/s/2", "b")]
+    assert replies(effects) == []
+    step = world.step()
+    assert (step.failures, step.losses) == (0, 1)
+
+
+def test_nor_has_it_where_the_leader_is_lost_as_well() -> None:
+    world = fleet(3)
+    world.wait(2, "a", "plain", "b")
+    world.now += 5_000
+    world.take_over()
+    effects = world.wait(11, "plain", "b")
+    assert assigned(effects) == [("r/s/2", "b")]
+    assert world.step().failures == 0
+
+
+def test_a_worker_that_was_silent_and_is_not_lost_is_deaf_after_all() -> None:
+    world = fleet(3)
+    assert replies(world.wait(9, "plain", "b")) == []
+    world.beat("a", "r/s/1")
+    assert replies(world.wait(9, "a", "plain", "b")) == [("q", "failed", "TIMED_OUT")]
 
 
 # ── more time ─────────────────────────────────────────────────────────────────────────

@@ -1,10 +1,14 @@
 """Runs of several steps."""
 
+from collections.abc import Callable
+
 import pytest
 
 from ganger_broker.definitions import StepDefinition, WorkflowDefinition
+from ganger_broker.fields import MAX_STEPS
 from ganger_broker.messages import FailureReason, Outcome, RunError
 from ganger_dispatcher.core.effects import Assign
+from ganger_dispatcher.core.state import Policy
 
 from .world import World, assigned, of, replies, told
 
@@ -107,3 +111,42 @@ def test_the_error_of_a_run_is_that_of_the_step_to_blame() -> None:
     kept = world.stored.headers["r"].error
     assert kept is not None
     assert (kept.step, kept.message) == ("a", "stopped")
+
+
+# ── wide and long ones ────────────────────────────────────────────────────────────────
+
+
+def wide(steps: int) -> WorkflowDefinition:
+    """``s0``, and all others its children."""
+    others = [StepDefinition(f"s{n}", parents=["s0"]) for n in range(1, steps)]
+    return WorkflowDefinition("w", [StepDefinition("s0"), *others])
+
+
+def long(steps: int) -> WorkflowDefinition:
+    """Each step the child of the one before, the last one written first."""
+    others = [StepDefinition(f"s{n}", parents=[f"s{n - 1}"]) for n in range(1, steps)]
+    return WorkflowDefinition("w", [*reversed(others), StepDefinition("s0")])
+
+
+@pytest.mark.parametrize("shape", [wide, long])
+@pytest.mark.parametrize("end", ["failed", "cancelled", "lost"])
+def test_a_workflow_of_as_many_steps_as_are_taken_ends_whole(
+    shape: Callable[[int], WorkflowDefinition], end: str
+) -> None:
+    world = World(Policy(most_losses=0))
+    world.join("w", workflows=[shape(MAX_STEPS)])
+    world.trigger(reply="q")
+    world.start("r/s0/1", "w")
+    match end:
+        case "failed":
+            effects = world.finish("r/s0/1", "w", FAILED)
+        case "cancelled":
+            effects = world.cancel()
+        case _:
+            effects = world.wait(11)
+    [(_, status, _)] = replies(effects)
+    assert status == ("cancelled" if end == "cancelled" else "failed")
+    assert {step.status for step in world.stored.steps["r"].values()} <= {"failed", "cancelled"}
+    error = world.stored.headers["r"].error
+    assert error is not None
+    assert error.step == "s0"

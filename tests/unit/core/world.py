@@ -15,6 +15,7 @@ from ganger_broker.messages import (
     StepLogged,
     StepRefreshed,
     StepReleased,
+    StepReturned,
     StepStarted,
     StepWaits,
     Trigger,
@@ -173,6 +174,10 @@ class World:
     def stopped(self, attempt: str, worker: str = "a") -> list[Effect]:
         """An attempt that lingered has stopped."""
         return self.tell(StepReleased(worker, self.incarnations[worker], attempt))
+
+    def returned(self, attempt: str, worker: str = "a") -> list[Effect]:
+        """A worker has no slot for an attempt."""
+        return self.tell(StepReturned(worker, self.incarnations[worker], attempt))
 
     def beat(self, worker: str = "a", *attempts: str) -> list[Effect]:
         """A worker says that it lives and what it holds."""

@@ -1,37 +1,28 @@
 """The verbs below ``compute``: what machines an app's steps need, and running workers on them."""
 
-import asyncio
-import os
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 from msgspec.structs import replace
 
-from ganger.app import Ganger
-from ganger.compute.adapter import DeployAdapter, adapters, make_adapter
+from ganger.compute.adapter import DeployFailed, adapters
 from ganger.compute.advice import advice
 from ganger.compute.deploying import (
-    check_deployment_name,
-    deployment_of,
-    name_from,
     plan_of,
     scaled,
 )
 from ganger.compute.planning import changes
-from ganger.compute.store import DeploymentStore, WorkerUse, open_store
-from ganger.worker import Worker
-from ganger_broker.deployments import Autoscale, Deployment
-from ganger_broker.errors import InvalidInput, MissingExtra, StoreError
-from ganger_broker.settings import Settings, flag_name
+from ganger.compute.store import WorkerUse
+from ganger_broker.errors import GangerError, InvalidInput, StoreError
 
 from .ask import print_json
-from .compute_text import loads_json, plan_json, print_plan, print_replicas, replica_json
-from .loading import load
+from .compute_given import Given, prepared, read_bounds, read_counts
+from .compute_text import SILENT, loads_json, plan_json, print_plan, print_replicas, replica_json
 from .options import BrokerUrl, Prefix
-from .work import DEFAULT_SLOTS, SlotCount, Target
+from .work import SlotCount, Target
 
 __all__ = ["commands"]
 
@@ -108,8 +99,8 @@ def plan(
     Changes nothing. What runs, and what it uses, is asked of Redis; where that is away the
     plan is shown without.
     """
-    given = _Given(broker_url, redis_url, prefix)
-    made, known = _prepared(given, target, deployment, on, scale, seed, option, slots=None)
+    given = Given(broker_url, redis_url, prefix)
+    made, known = prepared(given, target, deployment, on, scale, seed, option, slots=None)
     intended = plan_of(made)
     uses: list[WorkerUse] = []
     change = None
@@ -133,8 +124,9 @@ def up(
     autoscale: Annotated[
         str | None,
         typer.Option(
-            metavar="MIN:MAX",
-            help="With --on local: each pool follows its load between so many replicas.",
+            metavar="MIN:MAX|off",
+            help="Each pool follows its load between so many replicas: on this machine, and on "
+            "Kubernetes with KEDA.",
         ),
     ] = None,
     slots: SlotCount = None,
@@ -154,11 +146,10 @@ def up(
 
     Again it changes only what has changed: replicas that stay are left alone.
     """
-    given = _Given(broker_url, redis_url, prefix)
-    made, known = _prepared(given, target, deployment, on, scale, seed, option, slots=slots)
-    made = replace(made, autoscale=_bounds(autoscale))
-    if made.autoscale is not None and made.on != "local":
-        raise InvalidInput(f"--autoscale: {made.on} does not follow it; local does")
+    given = Given(broker_url, redis_url, prefix)
+    made, known = prepared(given, target, deployment, on, scale, seed, option, slots=slots)
+    if autoscale is not None:
+        made = replace(made, autoscale=read_bounds(autoscale))
     adapter, intended = given.adapter(made), plan_of(made)
     if made.on != "local" and not apply:
         for text in adapter.render(made, intended).values():
@@ -174,15 +165,34 @@ def up(
 @commands.command()
 def down(
     deployment: WhichOne = None,
+    forget: Annotated[
+        bool,
+        typer.Option(
+            "--forget", help="Forget it, whatever becomes of its replicas: what ran them is gone."
+        ),
+    ] = False,
     broker_url: BrokerUrl = None,
     redis_url: RedisUrl = None,
     prefix: Prefix = None,
 ) -> None:
     """Drain and end all replicas of a deployment: running steps may end first."""
-    given = _Given(broker_url, redis_url, prefix)
+    given = Given(broker_url, redis_url, prefix)
     made = replace(given.one(deployment), leaving=True)
+    if forget:
+        supervisor = given.ask(lambda store: store.supervisor(made.name))
+        if supervisor is not None and time.time() - supervisor.seen_at / 1000 < SILENT:
+            raise InvalidInput(
+                f"--forget: its supervisor is alive, on {supervisor.host}; without it"
+            )
+        given.ask(lambda store: store.forget(made.name))
+        typer.echo(f"{made.name} is forgotten")
+        return
     given.ask(lambda store: store.save(made))
-    _say(given.adapter(made).remove(made))
+    try:
+        _say(given.adapter(made).remove(made))
+    except GangerError as exc:
+        hint = f"where {made.on} is gone: ganger compute down {made.name} --forget"
+        raise DeployFailed(f"{exc}\n{hint}") from exc
     given.ask(lambda store: store.forget(made.name))
     typer.echo(f"{made.name} is down")
 
@@ -196,8 +206,8 @@ def scale(
     prefix: Prefix = None,
 ) -> None:
     """Change how many replicas pools have; those that stay are not touched."""
-    given = _Given(broker_url, redis_url, prefix)
-    made = scaled(given.one(deployment), _counts(pools, "POOL=N"))
+    given = Given(broker_url, redis_url, prefix)
+    made = scaled(given.one(deployment), read_counts(pools, "POOL=N"))
     given.ask(lambda store: store.save(made))
     _say(given.adapter(made).apply(made, plan_of(made)))
 
@@ -211,7 +221,7 @@ def ps(
     prefix: Prefix = None,
 ) -> None:
     """Show deployments, their pools and replicas."""
-    given = _Given(broker_url, redis_url, prefix)
+    given = Given(broker_url, redis_url, prefix)
     every = given.ask(lambda store: store.deployments())
     if deployment is not None:
         every = {deployment: given.one(deployment)}
@@ -242,7 +252,7 @@ def logs(
     prefix: Prefix = None,
 ) -> None:
     """Show what a replica of this machine has written."""
-    given = _Given(broker_url, redis_url, prefix)
+    given = Given(broker_url, redis_url, prefix)
     path = _log_of(given, replica)
     try:
         with path.open(errors="replace") as log:
@@ -258,7 +268,7 @@ def logs(
         raise InvalidInput(f"the log of {replica} is not on this machine: {exc}") from exc
 
 
-def _log_of(given: "_Given", replica: str) -> Path:
+def _log_of(given: "Given", replica: str) -> Path:
     known = []
     for name in given.ask(lambda store: store.deployments()):
         records = given.ask(lambda store, name=name: store.replicas(name))  # type: ignore[misc]
@@ -267,128 +277,6 @@ def _log_of(given: "_Given", replica: str) -> Path:
                 return Path(record.log)
         known += list(records)
     raise InvalidInput(f"there is no replica {replica!r}; there are {', '.join(known) or 'none'}")
-
-
-# ── what the verbs share ──────────────────────────────────────────────────────────────
-
-
-class _Given:
-    """The settings that a verb was given, and what they lead to."""
-
-    def __init__(self, broker_url: str | None, redis_url: str | None, prefix: str | None) -> None:
-        self.flags = {"broker_url": broker_url, "redis_url": redis_url, "prefix": prefix}
-        self.settings = Settings.load(flag_name, **self.flags)
-
-    def ask(self, question: Callable[[DeploymentStore], Awaitable[T]]) -> T:
-        """The store's answer, on a connection of its own."""
-
-        async def asking() -> T:
-            store = open_store(self.settings)
-            try:
-                return await question(store)
-            finally:
-                await store.close()
-
-        return asyncio.run(asking())
-
-    def adapter(self, deployment: Deployment) -> DeployAdapter:
-        """What runs its replicas."""
-        return make_adapter(deployment.on, self.settings, deployment.options)
-
-    def one(self, name: str | None) -> Deployment:
-        """The deployment of this name, or without one the only one.
-
-        Raises:
-            InvalidInput: there is none, or more than one.
-        """
-        every = self.ask(lambda store: store.deployments())
-        names = ", ".join(sorted(every)) or "none"
-        if name is None and len(every) == 1:
-            return next(iter(every.values()))
-        if name is None:
-            raise InvalidInput(f"deployment: say which; there are {names}")
-        if name not in every:
-            raise InvalidInput(f"deployment: there is no {name!r}; there are {names}")
-        return every[name]
-
-
-def _prepared(
-    given: _Given,
-    target: str,
-    name: str | None,
-    on: str | None,
-    scale: Iterable[str] | None,
-    seed: str | None,
-    option: Iterable[str] | None,
-    *,
-    slots: int | None,
-) -> tuple[Deployment, bool]:
-    """The deployment of an app as it is to be, and whether it is known what there was."""
-    name = name_from(target) if name is None else check_deployment_name(name)
-    app = _app(target)
-    try:
-        before = given.ask(lambda store: store.deployment(name))
-        known = True
-    except (StoreError, MissingExtra) as exc:
-        typer.echo(f"ganger: what runs is not known: {exc}", err=True)
-        before, known = None, False
-    if before is not None and on is not None and before.on != on:
-        raise InvalidInput(
-            f"--on: {name} runs on {before.on}; take it down first, or give another --deployment"
-        )
-    options = dict(_pair(text, "--set", "KEY=VALUE") for text in option or [])
-    where = before.on if before is not None else "local"
-    made = deployment_of(
-        app,
-        target,
-        name=name,
-        on=where if on is None else on,
-        now=round(time.time() * 1000),
-        slots=_slots(slots, before),
-        folder=os.getcwd(),
-        before=before,
-        seed=seed,
-        scale=_counts(scale or [], "--scale"),
-        options={**(before.options if before is not None else {}), **options},
-    )
-    return made, known
-
-
-def _slots(slots: int | None, before: Deployment | None) -> int:
-    if slots is not None:
-        return slots
-    return DEFAULT_SLOTS if before is None else before.slots
-
-
-def _app(target: str) -> Ganger:
-    found = load(target)
-    return found.app if isinstance(found, Worker) else found
-
-
-def _pair(text: str, place: str, form: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise InvalidInput(f"{place}: {text!r} must be {form}")
-    return key, value
-
-
-def _counts(given: Iterable[str], place: str) -> dict[str, int]:
-    counts = {}
-    for text in given:
-        pool, count = _pair(text, place, "POOL=N")
-        if not count.isdecimal():
-            raise InvalidInput(f"{place}: {text!r}: {count!r} must be a whole number")
-        counts[pool] = int(count)
-    return counts
-
-
-def _bounds(text: str | None) -> Autoscale | None:
-    if text is None:
-        return None
-    least, colon, most = text.partition(":")
-    if not (colon and least.isdecimal() and most.isdecimal() and int(most) >= max(1, int(least))):
-        raise InvalidInput(f"--autoscale: {text!r} must be MIN:MAX, such as 1:6")
-    return Autoscale(int(least), int(most))
 
 
 def _say(lines: Iterable[str]) -> None:

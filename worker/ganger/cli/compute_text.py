@@ -14,7 +14,7 @@ from ganger.compute.deploying import plan_of
 from ganger.compute.planning import Changes, Plan, PoolPlan, Replica
 from ganger_broker.deployments import Deployment, PoolLoad, ReplicaRecord, SupervisorRecord
 
-__all__ = ["loads_json", "plan_json", "print_plan", "print_replicas", "replica_json"]
+__all__ = ["SILENT", "loads_json", "plan_json", "print_plan", "print_replicas", "replica_json"]
 
 SILENT = 10.0
 """Seconds after which a supervisor that says nothing counts as gone."""

@@ -10,7 +10,7 @@ from ganger_broker.settings import Settings
 
 from .planning import Plan, Replica
 
-__all__ = ["GROUP", "DeployAdapter", "DeployFailed", "adapters", "make_adapter"]
+__all__ = ["GROUP", "DeployAdapter", "DeployFailed", "adapters", "check_not_scaled", "make_adapter"]
 
 GROUP = "ganger.deploy_adapters"
 """Of entry points: the name is what ``--on`` says, the value a class as below."""
@@ -44,6 +44,18 @@ class DeployAdapter(Protocol):
 
     def remove(self, deployment: Deployment) -> Iterator[str]:
         """Drain and end all of the deployment, and yield lines that say what is being done."""
+
+
+def check_not_scaled(deployment: Deployment) -> None:
+    """Refuse a deployment that is to follow its load, where nothing does that.
+
+    Raises:
+        InvalidInput: it is.
+    """
+    if deployment.autoscale is not None:
+        raise InvalidInput(
+            f"--autoscale: {deployment.on} scales nothing by itself; local and kubernetes do"
+        )
 
 
 def adapters() -> dict[str, EntryPoint]:

@@ -10,7 +10,7 @@ from ganger_broker.errors import InvalidInput
 from ganger_broker.pool_labels import CPU_KIND, CPUS, MEMORY_MB, POOL, REGION
 from ganger_broker.settings import Settings
 
-from .adapter import DeployFailed
+from .adapter import DeployFailed, check_not_scaled
 from .container import (
     BROKER_URL,
     PROGRAM,
@@ -66,10 +66,7 @@ class Compose:
 
     def render(self, deployment: Deployment, plan: Plan) -> dict[str, str]:
         """The compose file."""
-        if deployment.autoscale is not None:
-            raise InvalidInput(
-                "--autoscale: compose scales nothing by itself; use --on local or --on kubernetes"
-            )
+        check_not_scaled(deployment)
         return {"compose.yaml": yaml_text([self._file(deployment, plan)])}
 
     def running(self, deployment: Deployment, plan: Plan) -> list[Replica] | None:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ganger.compute.adapter import DeployFailed
+from ganger.compute.adapter import DeployFailed, check_not_scaled
 from ganger.compute.container import seconds_to_stop
 from ganger.compute.planning import Plan, Replica, changes
 from ganger_broker.deployments import Deployment
@@ -123,6 +123,7 @@ class Fly:
         return MachinesApi(self._base, self._app, self._token, self._sleep)
 
     def _requests(self, deployment: Deployment, plan: Plan) -> dict[Replica, dict[str, Any]]:
+        check_not_scaled(deployment)
         return requests_of(deployment, plan, self._settings, self._image)
 
     def _call_text(self, path: str, body: Request) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from ganger.compute.adapter import DeployFailed
+from ganger.compute.deploying import plan_of
 from ganger.compute.planning import Plan, Replica
 from ganger.compute.store import DeploymentStore, open_store
 from ganger_broker.deployments import Deployment, ReplicaRecord, ReplicaState
@@ -71,11 +72,13 @@ class Local:
     def apply(self, deployment: Deployment, plan: Plan) -> Iterator[str]:
         """Have a supervisor make it so, and wait until all replicas have registered."""
         yield from self._supervised(deployment)
-        wanted = {replica.worker_id(deployment.name) for replica in plan.replicas}
         said: dict[str, tuple[str, int]] = {}
         until = time.monotonic() + START_PATIENCE
         while True:
             records = self._ask(lambda store: store.replicas(deployment.name))
+            # asked anew: it may follow its load, or somebody else has scaled it
+            now = self._ask(lambda store: store.deployment(deployment.name)) or deployment
+            wanted = {replica.worker_id(now.name) for replica in plan_of(now).replicas}
             yield from _news(records, said)
             running = {w for w, r in records.items() if r.state is ReplicaState.RUNNING}
             if running == wanted and records.keys() == wanted:

@@ -17,6 +17,8 @@ import psutil
 __all__ = ["Cgroup", "DataLimit", "Limit", "find_cgroup_root", "limit_for"]
 
 MB = 2**20
+STACK_MB = 8
+"""Of a thread, as systems have it."""
 _PERIOD = 100_000
 """Microseconds of a cgroup's ``cpu.max``."""
 _WEIGHT = {"shared": 50, "performance": 200}
@@ -32,7 +34,7 @@ class Cgroup:
 
     words = "cgroup v2"
 
-    def apply(self, pid: int, *, cpu_kind: str, cpus: int, memory_mb: int) -> None:
+    def apply(self, pid: int, *, cpu_kind: str, cpus: int, memory_mb: int, threads: int) -> None:
         """Bound the process, and those it starts."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._write("memory.max", str(memory_mb * MB))
@@ -66,13 +68,17 @@ class Cgroup:
 
 @dataclass(frozen=True)
 class DataLimit:
-    """A resource limit on the process's private memory (Linux counts it as ``RLIMIT_DATA``)."""
+    """A resource limit on the process's private memory (Linux counts it as ``RLIMIT_DATA``).
+
+    The stacks of threads count there before they are used, so there is room for them beyond the
+    memory; what is really held is watched by the supervisor.
+    """
 
     words = "rlimit"
 
-    def apply(self, pid: int, *, cpu_kind: str, cpus: int, memory_mb: int) -> None:
+    def apply(self, pid: int, *, cpu_kind: str, cpus: int, memory_mb: int, threads: int) -> None:
         """Bound the process; those that it starts inherit it."""
-        most = memory_mb * MB
+        most = (memory_mb + threads * STACK_MB) * MB
         if hasattr(psutil.Process, "rlimit"):  # not on macOS; its memory is only watched there
             psutil.Process(pid).rlimit(resource.RLIMIT_DATA, (most, most))
         with suppress(psutil.Error, OSError):

@@ -1,6 +1,5 @@
 """Replicas' processes: started here, or found again after their supervisor was another."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,9 +9,13 @@ from pathlib import Path
 
 import psutil
 
+from ganger.starving import NO_MEMORY
+
 __all__ = ["ReplicaProcess", "find", "start", "worker_command"]
 
 MB = 2**20
+CLOCK_SET = 5.0
+"""Seconds that the clock may be put on or back by, as time servers do."""
 LARGE_LOG = 16 * MB
 """Bytes of a log beyond which it is put aside when its process starts anew."""
 
@@ -26,6 +29,13 @@ class ReplicaProcess:
         self.pid = process.pid
         self.began: float = process.create_time()
 
+    @property
+    def starved(self) -> bool:
+        """Whether it ended for want of memory: it said so itself, or it aborted, as native code
+        does that gets none."""
+        status = None if self._child is None else self._child.returncode
+        return status in (NO_MEMORY, -signal.SIGABRT)
+
     def ended(self) -> str | None:
         """How it ended, in words; None while it runs."""
         if self._child is not None:
@@ -38,13 +48,14 @@ class ReplicaProcess:
         return None if runs else "it ended while its supervisor was another one"
 
     def memory_mb(self) -> float:
-        """What it and the processes that it started hold, in MB of 2^20 bytes, resident."""
-        total = 0
+        """What it and the processes that it started hold, in MB of 2^20 bytes; what several of
+        them share counts once."""
+        return round(sum(map(_held, self._family())) / MB, 1)
+
+    def _family(self) -> list[psutil.Process]:
         with suppress(psutil.Error):
-            for process in (self._process, *self._process.children(recursive=True)):
-                with suppress(psutil.Error):
-                    total += process.memory_info().rss
-        return round(total / MB, 1)
+            return [self._process, *self._process.children(recursive=True)]
+        return [self._process]
 
     def tell_to_end(self) -> None:
         """Have it drain and end."""
@@ -52,15 +63,27 @@ class ReplicaProcess:
             self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it and all that it started, at once."""
-        with suppress(psutil.Error, ProcessLookupError, PermissionError):
-            if os.getpgid(self.pid) == self.pid:  # it has a session of its own
-                os.killpg(self.pid, signal.SIGKILL)
-            else:
-                self._process.kill()
+        """End it and all that it started, at once; those too that have sessions of their own."""
+        family = self._family()
+        for process in family:  # none of them may start more before all are found
+            with suppress(psutil.Error):
+                process.suspend()
+        for process in {*family, *self._family()}:
+            with suppress(psutil.Error):
+                process.kill()
+
+
+def _held(process: psutil.Process) -> int:
+    """Bytes: its part of what it shares with others, and all that it has alone."""
+    with suppress(psutil.Error):
+        memory = process.memory_full_info()
+        return int(getattr(memory, "pss", memory.rss))
+    return 0
 
 
 def _words(status: int) -> str:
+    if status == NO_MEMORY:
+        return "it had no memory left to work with"
     if status >= 0:
         return f"exit status {status}"
     try:
@@ -95,12 +118,14 @@ def start(
 
 
 def find(pid: int | None, began: float | None) -> ReplicaProcess | None:
-    """The process of this number, if it is the one that began then."""
+    """The process of this number, if it is the one that began then (or so the system says: when
+    it began is counted from the clock, which may have been set since)."""
     if pid is None or began is None:
         return None
     with suppress(psutil.Error):
         process = psutil.Process(pid)
-        if process.create_time() == began and process.status() != psutil.STATUS_ZOMBIE:
+        near = abs(process.create_time() - began) < CLOCK_SET
+        if near and process.status() != psutil.STATUS_ZOMBIE:
             return ReplicaProcess(process, None)
     return None
 

@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +59,15 @@ def backoff(failures: int) -> float:
 
 @dataclass
 class _Held:
-    """A replica of this machine. ``stop_by``: when it is killed if it has not ended."""
+    """A replica of this machine. ``stop_by``: when it is killed if it has not ended;
+    ``before``: the incarnation of the process before, which the dispatcher may know for a while.
+    """
 
     record: ReplicaRecord
     limit: Limit
     process: ReplicaProcess | None = None
     incarnation: str | None = None
+    before: str | None = None
     began: float = 0.0
     failures: int = 0
     stopped: int = 0
@@ -91,6 +95,7 @@ class Supervisor:
         self._cgroups = find_cgroup_root()
         self._held: dict[str, _Held] = {}
         self._kept: dict[str, ReplicaRecord] = {}
+        self._known: dict[str, str] = {}
         self._deployment: Deployment | None = None
         self._stopping = asyncio.Event()
         self._looked_around = 0.0
@@ -171,13 +176,14 @@ class Supervisor:
         )
         await self._store.save_supervisor(self._name, record)
         uses = {use.worker: use for use in await self._store.uses()}
+        self._known = {worker: use.incarnation for worker, use in uses.items()}
         for worker, held in self._held.items():
             self._look_at_use(held, uses.get(worker))
 
     def _look_at_use(self, held: _Held, use: WorkerUse | None) -> None:
         if held.process is None or held.process.ended() is not None:
             return
-        if use is not None:
+        if use is not None and use.incarnation != held.before:
             held.incarnation = use.incarnation
             if held.record.state is ReplicaState.STARTING:
                 self._move(held, ReplicaState.RUNNING)
@@ -185,7 +191,8 @@ class Supervisor:
         held.record = replace(held.record, memory_mb=memory)
         most = self._pool_of(held.record.pool)
         if most is not None and memory > most.memory_mb and held.killed is None:
-            held.killed = f"it held {memory:,.0f} MB of memory, over its {most.memory_mb:,} MB"
+            over = f"over its {most.memory_mb:,} MB"
+            held.killed = f"its worker held {memory:,.0f} MB of memory, {over}"
             held.process.kill()
 
     def _pool_of(self, pool: str) -> PoolRecord | None:
@@ -197,11 +204,17 @@ class Supervisor:
         if bounds is None or deployment.leaving:
             return deployment
         loads = await self._store.loads()
-        scale = {
-            pool: min(max(load.wanted, bounds.least), bounds.most)
-            for pool, load in loads.items()
-            if pool in deployment.pools
-        }
+        running = Counter(
+            held.record.pool
+            for held in self._held.values()
+            if held.record.state is ReplicaState.RUNNING
+        )
+        scale = {}
+        for pool, load in loads.items():
+            if pool in deployment.pools:
+                # workers of the pool that are not of this deployment are somebody else's to scale
+                others = max(0, load.workers - running[pool])
+                scale[pool] = min(max(load.wanted - others, bounds.least), bounds.most)
         now = {pool.pool.name: len(pool.replicas) for pool in plan_of(deployment).pools}
         changed = {pool: count for pool, count in scale.items() if count != now[pool]}
         if not changed:
@@ -221,9 +234,10 @@ class Supervisor:
                 self._log.warning("killing a replica that did not end", worker=held.record.worker)
                 held.process.kill()
             return
-        if held.limit.stopped() > held.stopped:
-            pool = self._pool_of(held.record.pool)
-            held.killed = f"it needed more than its {pool.memory_mb if pool else 0:,} MB of memory"
+        pool = self._pool_of(held.record.pool)
+        if held.limit.stopped() > held.stopped or held.process.starved:
+            most = pool.memory_mb if pool else 0
+            held.killed = f"its worker needed more than its {most:,} MB of memory: {ended}"
         if held.killed is not None:
             ended = held.killed
             await self._tell_killed(held)
@@ -280,6 +294,7 @@ class Supervisor:
             self._settings.drain_grace,
         )
         held.killed = held.incarnation = held.stop_by = None
+        held.before = self._known.get(record.worker)
         held.stopped = held.limit.stopped()
         held.began = self._clock()
         try:
@@ -288,16 +303,21 @@ class Supervisor:
             self._end(held, f"it could not be started: {exc}")
             return
         held.process = process
-        self._bound(held, pool)
+        self._bound(held, pool, deployment.slots)
         held.record = replace(record, pid=process.pid, began=process.began, retry_at=None)
         self._move(held, ReplicaState.STARTING)
 
-    def _bound(self, held: _Held, pool: PoolRecord) -> None:
+    def _bound(self, held: _Held, pool: PoolRecord, threads: int) -> None:
         if held.process is None:
             return
-        sizes = {"cpu_kind": pool.cpu_kind, "cpus": pool.cpus, "memory_mb": pool.memory_mb}
         try:
-            held.limit.apply(held.process.pid, **sizes)  # type: ignore[arg-type]
+            held.limit.apply(
+                held.process.pid,
+                cpu_kind=pool.cpu_kind,
+                cpus=pool.cpus,
+                memory_mb=pool.memory_mb,
+                threads=threads,
+            )
         except (OSError, psutil.Error) as exc:
             held.killed = f"its memory could not be bounded: {exc}"
             held.process.kill()
