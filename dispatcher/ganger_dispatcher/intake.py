@@ -63,6 +63,7 @@ def refusal(delivery: Delivery, reason: str, detail: str) -> MessageRefused:
         detail,
         _reply(delivery),
         delivery.headers,
+        delivery.message_id,
     )
 
 

@@ -101,6 +101,7 @@ def _letter(effect: Bury, topology: Topology, theirs: dict[str, Any], most: int)
         effect.routing_key,
         effect.body,
         content_type=effect.content_type or "application/octet-stream",
+        message_id=effect.message_id,
         reply_to=reply.reply_to if reply else None,
         correlation_id=reply.correlation_id if reply else None,
         headers={

@@ -29,7 +29,12 @@ from tests.outside import Outside
 async def outside() -> AsyncIterator[Outside]:
     url = f"memory://{uuid4().hex}"
     outside = Outside(
-        broker_url=url, redis_url=url, prefix="t", worker_timeout="500ms", lease="300ms"
+        broker_url=url,
+        redis_url=url,
+        prefix="t",
+        heartbeat_interval="250ms",
+        worker_timeout="500ms",
+        lease="300ms",
     )
     await outside.open()
     yield outside

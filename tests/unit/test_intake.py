@@ -67,9 +67,10 @@ def buried(delivery: Delivery) -> Any:
 
 
 def test_a_dead_letter_is_the_message_as_it_came_and_why_it_is_there() -> None:
-    letter = buried(came(b"{", reply_to="q", correlation_id="c", headers={"tenant": "a"}))
+    given = {"reply_to": "q", "correlation_id": "c", "message_id": "m-1"}
+    letter = buried(came(b"{", headers={"tenant": "a"}, **given))
     assert (letter.body, letter.content_type) == (b"{", JSON)
-    assert (letter.reply_to, letter.correlation_id) == ("q", "c")
+    assert (letter.reply_to, letter.correlation_id, letter.message_id) == ("q", "c", "m-1")
     assert letter.headers.pop("ganger-detail").startswith("$: ")
     assert letter.headers == {
         "tenant": "a",

@@ -57,6 +57,7 @@ class MessageRefused(msgspec.Struct, frozen=True):
     detail: str
     reply: ReplyAddress | None = None
     headers: dict[str, Any] = {}
+    message_id: str | None = None
 
 
 class ScheduleRequested(msgspec.Struct, frozen=True):

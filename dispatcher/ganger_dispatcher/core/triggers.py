@@ -171,6 +171,7 @@ def refused(state: State, fact: MessageRefused) -> None:
         fact.detail,
         reply=fact.reply,
         headers=fact.headers,
+        message_id=fact.message_id,
     )
     bury(state, letter)
     kind, _, worker = fact.routing_key.partition(".")
