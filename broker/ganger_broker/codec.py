@@ -8,7 +8,7 @@ into the structs of ``ganger_broker.messages``, and what is wrong raises an
 
 from collections.abc import Callable
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgpack
 import msgspec
@@ -34,7 +34,9 @@ from .schedules import ScheduleList, ScheduleRuns, Unschedule, check_times
 __all__ = [
     "JSON",
     "MSGPACK",
+    "BadEvent",
     "decode_cancel",
+    "decode_each_event",
     "decode_events",
     "decode_push",
     "decode_reply",
@@ -44,6 +46,7 @@ __all__ = [
     "decode_trigger",
     "decode_unschedule",
     "encode",
+    "encode_event",
     "kind_of",
     "to_json",
 ]
@@ -129,19 +132,86 @@ def decode_cancel(body: bytes, content_type: str | None, limit: int) -> CancelRu
     return _decode(body, content_type, CancelRun, limit)
 
 
+def encode_event(event: Event) -> bytes:
+    """Pack one event, checked as the dispatcher checks it: what it would refuse is not sent.
+
+    Raises:
+        MalformedMessage: it is none; the text names the field.
+    """
+    try:
+        form = msgspec.to_builtins(event, builtin_types=(bytes,))
+        msgspec.convert(form, Event)
+        packed: bytes = _pack(form)
+        return packed
+    except msgspec.ValidationError as exc:
+        raise MalformedMessage(_named(str(exc))) from exc
+    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+        raise MalformedMessage(f"cannot be packed: {exc}") from exc
+
+
+class BadEvent(NamedTuple):
+    """An event that cannot be taken: what it was, and why not."""
+
+    given: Any
+    error: MalformedMessage
+
+    @property
+    def body(self) -> bytes:
+        """A body that holds nothing else."""
+        return encode([self.given])
+
+    @property
+    def registers(self) -> bool:
+        """Whether its worker wanted to register with it."""
+        return isinstance(self.given, dict) and self.given.get("type") == "worker_registered"
+
+
 def decode_events(body: bytes, limit: int) -> list[Event]:
-    """A worker's list of events, the definitions in it checked as well."""
-    events = _decode(body, MSGPACK, list[Event], limit)
-    for index, event in enumerate(events):
-        if isinstance(event, LabelsChanged):
-            _check(check_labels, event.upsert, f"$[{index}].upsert")
-        elif isinstance(event, WorkerRegistered):
-            _check(check_labels, event.labels, f"$[{index}].labels")
-            for nth, workflow in enumerate(event.workflows):
-                _check_definition(workflow, f"$[{index}].workflows[{nth}]")
-        elif isinstance(event, StepFinished):
-            _check(plain, event.output, f"$[{index}].output")
+    """A worker's list of events, the definitions in it checked as well.
+
+    Raises:
+        InvalidMessage: one of them, or the list, is wrong.
+    """
+    events = []
+    for event in decode_each_event(body, limit):
+        if isinstance(event, BadEvent):
+            raise event.error
+        events.append(event)
     return events
+
+
+def decode_each_event(body: bytes, limit: int) -> list[Event | BadEvent]:
+    """The same, each event for itself: a bad one costs none of those that came with it.
+
+    Raises:
+        InvalidMessage: it is no list.
+    """
+    given = _decode(body, MSGPACK, list[Any], limit)
+    return [_event(each, f"$[{index}]") for index, each in enumerate(given)]
+
+
+def _event(given: Any, place: str) -> Event | BadEvent:
+    try:
+        event: Event = msgspec.convert(given, Event)
+        _check_event(event, place)
+    except msgspec.ValidationError as exc:
+        return BadEvent(given, MalformedMessage(_named(str(exc), place)))
+    except MalformedMessage as exc:
+        return BadEvent(given, exc)
+    except RecursionError:
+        return BadEvent(given, MalformedMessage(f"{place}: is nested too deeply"))
+    return event
+
+
+def _check_event(event: Event, place: str) -> None:
+    if isinstance(event, LabelsChanged):
+        _check(check_labels, event.upsert, f"{place}.upsert")
+    elif isinstance(event, WorkerRegistered):
+        _check(check_labels, event.labels, f"{place}.labels")
+        for nth, workflow in enumerate(event.workflows):
+            _check_definition(workflow, f"{place}.workflows[{nth}]")
+    elif isinstance(event, StepFinished):
+        _check(plain, event.output, f"{place}.output")
 
 
 def decode_to_worker(body: bytes, limit: int) -> ToWorker:
@@ -238,9 +308,10 @@ def _unpack(body: bytes) -> Any:
         ) from exc
 
 
-def _named(text: str) -> str:
+def _named(text: str, root: str = "$") -> str:
     """msgspec writes ``… - at `$.field```; put the field first, as all our errors do."""
     message, found, place = text.rpartition(" - at `")
     if not found:
         message, found, place = text.rpartition(" - at ")  # - at key in `$.input`
-    return f"{place.replace('`', '')}: {message}" if found else f"$: {text}"
+    place = place.replace("`", "").replace("$", root, 1)
+    return f"{place}: {message}" if found else f"{root}: {text}"

@@ -80,6 +80,7 @@ class ReplicaRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     ``worker`` is its worker's id. ``pid`` and ``began`` (when the process was created, seconds
     since 1970, as the system says) tell it from another process of the same number.
     ``ended``: how its process ended last, in words. ``limit``: what bounds its memory.
+    ``memory_mb`` and ``cpus``: what it and the processes that it started use.
     """
 
     worker: str
@@ -96,6 +97,7 @@ class ReplicaRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     log: str = ""
     limit: str = ""
     memory_mb: float | None = None
+    cpus: float | None = None
 
 
 class SupervisorRecord(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ __all__ = [
     "ID_PATTERN",
     "MAX_CONCURRENCY",
     "MAX_CRONS",
+    "MAX_EVENT_KEY",
     "MAX_LOG_LINES",
     "MAX_LOG_TEXT",
     "MAX_RETRIES",
@@ -39,8 +40,10 @@ NAME_PATTERN = r"^[a-z0-9_][a-z0-9_.-]{0,127}$(?!\n)"
 ID_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}$(?!\n)"
 WORKER_ID_PATTERN = r"^[A-Za-z0-9_.-]{1,128}$(?!\n)"
 STEP_RUN_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}/[a-z0-9_][a-z0-9_.-]{0,127}$(?!\n)"
-EVENT_KEY_PATTERN = r"^[^\s*?\[\]]{1,200}$(?!\n)"
+EVENT_KEY_PATTERN = r"^[^\s*?\[\]]+$(?!\n)"
 """Of an event's key: no space, and nothing that a pattern gives a meaning to."""
+MAX_EVENT_KEY = 200
+"""Bytes of an event's key: a routing key has 255 at most, and there is a word before it."""
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="lower case")]
 Id = Annotated[str, Meta(pattern=ID_PATTERN)]

@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from ganger_broker.transport import Delivery, Subscription, Transport
 
 __all__ = ["Inbox", "Received"]
@@ -19,6 +21,10 @@ class Received(NamedTuple):
     delivery: Delivery
     queue: str
     subscription: Subscription
+
+    def again(self) -> "Received":
+        """The same, as one that was there before."""
+        return self._replace(delivery=replace(self.delivery, redelivered=True))
 
     def __hash__(self) -> int:
         return id(self.delivery)
@@ -48,7 +54,9 @@ class Inbox:
         ``on_arrival`` is called with the queue of each delivery that comes.
         """
         self._on_arrival = on_arrival
-        self._waiting = deque(self._unsettled)
+        again = [received.again() for received in self._unsettled]
+        self._unsettled = dict.fromkeys(again)
+        self._waiting = deque(again)
 
     def __bool__(self) -> bool:
         return bool(self._waiting)

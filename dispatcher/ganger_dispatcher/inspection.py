@@ -14,6 +14,7 @@ from ganger_broker.messages import RunError
 
 from .core.patience import stages
 from .core.records import RunHeader, StepRun, Worker
+from .core.versions import actions_of, as_defined
 from .explanation import Explanation, Verdict, explain, verdict
 from .placement import Placement
 from .store.redis_store import RedisStore
@@ -45,7 +46,7 @@ def placement_of(workers: list[Worker]) -> Placement:
         placement.join(
             worker.id,
             worker.labels,
-            worker.actions,
+            actions_of(worker),
             worker.slots,
             worker.used,
             is_open=worker.is_open,
@@ -66,7 +67,9 @@ async def explain_step(store: RedisStore, name: str, now: int | None = None) -> 
     run_id, step, (header, step_run) = await _find(store, name)
     workers = await store.workers()
     placement = placement_of(workers)
-    requirement = _requirement(header, step, step_run)
+    requirement = _by_its_definition(
+        placement, workers, header, _requirement(header, step, step_run)
+    )
     explanation = explain(placement, requirement)
     pending = step_run.status == "pending"
     now = round(time.time() * 1000) if now is None else now
@@ -113,6 +116,15 @@ def _requirement(header: RunHeader, step: str, step_run: StepRun) -> Requirement
     conditions = [condition for group in desired.values() for condition in group]
     requirement = Requirement.of(action_of(header.workflow, step), conditions)
     return replace(requirement, worker=header.pinned)
+
+
+def _by_its_definition(
+    placement: Placement, workers: list[Worker], header: RunHeader, requirement: Requirement
+) -> Requirement:
+    """While workers have different definitions, that of those that have the run's own."""
+    known = {worker.workflows.get(header.workflow) for worker in workers if worker.is_open}
+    own = replace(requirement, action=as_defined(requirement.action, header.definition))
+    return own if len(known - {None}) > 1 and placement.anyone(own) else requirement
 
 
 def _patient_until(

@@ -1,15 +1,17 @@
 """Deliveries as facts: what programs and workers sent, decoded and checked."""
 
-import re
 from collections.abc import Iterable
 from hashlib import blake2s
 from uuid import uuid4
 
+from msgspec.structs import replace
+
 from ganger_broker.codec import (
     JSON,
     MSGPACK,
+    BadEvent,
     decode_cancel,
-    decode_events,
+    decode_each_event,
     decode_push,
     decode_schedule,
     decode_to_worker,
@@ -17,8 +19,8 @@ from ganger_broker.codec import (
     decode_unschedule,
     kind_of,
 )
-from ganger_broker.errors import InvalidMessage, MalformedMessage
-from ganger_broker.fields import EVENT_KEY_PATTERN
+from ganger_broker.errors import InvalidInput, InvalidMessage, MalformedMessage
+from ganger_broker.event_keys import check_event_key
 from ganger_broker.messages import Assignment
 from ganger_broker.transport import Delivery
 
@@ -67,6 +69,14 @@ def refusal(delivery: Delivery, reason: str, detail: str) -> MessageRefused:
     )
 
 
+def _bad(delivery: Delivery, event: BadEvent) -> MessageRefused:
+    """The fact that one event of a body cannot be taken; the others are. A worker that cannot
+    register for what it says would say it again for ever."""
+    alone = replace(delivery, body=event.body)
+    refused = refusal(alone, event.error.reason, str(event.error))
+    return replace(refused, for_good=event.registers)
+
+
 def facts_of(delivery: Delivery, limit: int) -> Iterable[Fact]:
     """The facts in a delivery, by the first word of its routing key.
 
@@ -78,18 +88,18 @@ def facts_of(delivery: Delivery, limit: int) -> Iterable[Fact]:
     kind, _, name = delivery.routing_key.partition(".")
     match kind:
         case "event":
-            yield from decode_events(delivery.body, limit)
+            for said in decode_each_event(delivery.body, limit):
+                yield _bad(delivery, said) if isinstance(said, BadEvent) else said
         case "returned":
             message = decode_to_worker(delivery.body, limit)
             if isinstance(message, Assignment):
                 yield AssignmentReturned(name, message.attempt, no_queue=False)
         case "event-push":
             event = decode_push(delivery.body, delivery.content_type, limit)
-            if not re.fullmatch(EVENT_KEY_PATTERN, name):
-                raise MalformedMessage(
-                    f"routing key {delivery.routing_key!r}: the event's key must have 1 to 200 "
-                    "characters, no space and none of * ? [ ]"
-                )
+            try:
+                check_event_key(name, f"routing key {delivery.routing_key!r}: the event's key")
+            except InvalidInput as exc:
+                raise MalformedMessage(str(exc)) from exc
             event_id = event.event_id or _id_of(delivery)
             yield EventPushed(name, event, event_id, _reply(delivery))
         case "schedule":

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from ganger import Compute, Context, Ganger
@@ -36,10 +37,12 @@ def hog(input: dict[str, Any], context: Context) -> int:
     if input.get("aborts"):
         os.abort()
     code = f"held = bytearray({int(input['mb'])} * 2**20); import time; time.sleep(600)"
-    for _ in range(int(input.get("processes", 0))):
-        subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     if input.get("processes"):
-        context.worker.upsert_labels({"busy": context.workflow_run_id()})
+        command = [sys.executable, "-c", code]
+        started = [
+            subprocess.Popen(command, start_new_session=True) for _ in range(input["processes"])
+        ]
+        Path(input["pids"]).write_text(" ".join(str(process.pid) for process in started))
         time.sleep(600)
     return len(bytearray(int(input["mb"]) * 2**20))
 

@@ -4,7 +4,15 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from ganger import Concurrency, Context, Ganger, WorkerLabelComparator
+from ganger import (
+    Concurrency,
+    Context,
+    Ganger,
+    NonRetryable,
+    RetryAfter,
+    StickyStrategy,
+    WorkerLabelComparator,
+)
 
 app = Ganger()
 app.rate_limit("quota", 3, per="day")
@@ -70,7 +78,7 @@ class Plain:
 class Short:
     """Runs for longer than it may, and says with a label that it has begun."""
 
-    @app.step(timeout="5s")
+    @app.step(timeout="10s")
     async def short(self, context: Context) -> None:
         await context.worker.async_upsert_labels({"busy": context.workflow_run_id()})
         await asyncio.sleep(60)
@@ -113,3 +121,55 @@ class Talk:
         if given.get("stay") and context.attempt_id().endswith("/1"):
             await asyncio.Event().wait()
         return {"worker": context.worker.id()}
+
+
+@app.workflow()
+class Picture:
+    """Two branches, on a CPU and a GPU. The one on the GPU fails once and then does not end."""
+
+    @app.step(desired_worker_labels={"kind": "cpu"})
+    async def split(self, context: Context) -> list[int]:
+        return [1, 2]
+
+    @app.step(parents=[split], desired_worker_labels={"kind": "cpu"})
+    def thumb(self, context: Context) -> str:
+        return context.worker.id()
+
+    @app.step(parents=[split], timeout="3s", retries=1, desired_worker_labels={"kind": "gpu"})
+    async def caption(self, context: Context) -> dict[str, Any]:
+        if context.retry_count() == 0:
+            raise RetryAfter("100ms", "not yet")
+        if context.attempt_id().endswith("/2"):
+            context.refresh_timeout("1m")
+            await context.worker.async_upsert_labels({"busy": context.workflow_run_id()})
+            await asyncio.Event().wait()
+        return {"worker": context.worker.id(), "parts": context.step_output("split")}
+
+    @app.step(parents=[caption, thumb], desired_worker_labels={"kind": "cpu"})
+    async def publish(self, context: Context) -> list[Any]:
+        return [context.step_output("caption"), context.step_output("thumb"), context.worker.id()]
+
+
+@app.workflow(sticky=StickyStrategy.HARD, sticky_on_loss="repin")
+class Pinned:
+    """Two steps at once, on one worker; on the first one they do not end, on the next both fail."""
+
+    async def _work(self, context: Context) -> None:
+        if context.attempt_id().endswith("/1"):
+            await context.worker.async_upsert_labels({context.step_run_id()[-1]: "runs"})
+            await asyncio.Event().wait()
+        raise NonRetryable(context.worker.id())
+
+    @app.step(timeout="5m", retries=3, desired_worker_labels={"kind": "gpu"})
+    async def a(self, context: Context) -> None:
+        await self._work(context)
+
+    @app.step(timeout="5m", retries=3, desired_worker_labels={"kind": "gpu"})
+    async def b(self, context: Context) -> None:
+        await self._work(context)
+
+    @app.on_failure_step(desired_worker_labels={"kind": "gpu"})
+    async def tell(self, context: Context) -> dict[str, Any]:
+        errors = context.step_run_errors()
+        where = {step: error.message for step, error in errors.items()}
+        return {"worker": context.worker.id(), "errors": where}

@@ -47,6 +47,14 @@ class Publisher:
             return properties.correlation_id, read(body)
         raise AssertionError("the reply queue is gone")
 
+    def result_within(self, seconds: float) -> dict | None:
+        """The next result's body, where one comes in time."""
+        for _, _, body in self.channel.consume(
+            self.replies, auto_ack=True, inactivity_timeout=seconds
+        ):
+            return None if body is None else json.loads(body)
+        raise AssertionError("the reply queue is gone")
+
     def streamed(self) -> tuple[list[dict], dict]:
         """What is streamed until the next result, and that."""
         items = []

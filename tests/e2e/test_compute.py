@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 
 from .fleet import Fleet, until_busy
 from .processes import ganger, ganger_json
@@ -142,6 +143,29 @@ async def test_a_killed_replica_and_a_killed_supervisor_come_back(
     assert "draining" not in await deployed.run("logs", f"{SMALL}.1", "-n", "5")
 
 
+async def test_what_redis_forgets_is_kept_again_and_nothing_is_started_twice(
+    deployed: Deployment, redis_url: str, prefix: str
+) -> None:
+    up = ("up", APP, "--scale", f"{SMALL}=2", "--scale", f"{LARGE}=0")
+    await deployed.run(*up)
+    before = await deployed.until_running(SMALL, {1, 2})
+    keys = (f"{prefix}:deployments", f"{prefix}:deployment:compute-app")
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(*keys)
+        async with asyncio.timeout(30):
+            while client.exists(*keys) != 2:
+                await asyncio.to_thread(client.ping)
+        assert pids(await deployed.until_running(SMALL, {1, 2})) == pids(before)
+
+        # nor where the supervisor is gone as well
+        os.kill((await deployed.shown())["supervisor"]["pid"], signal.SIGKILL)
+        client.delete(*keys)
+    await deployed.run(*up)
+    assert pids(await deployed.until_running(SMALL, {1, 2})) == pids(before)
+    await deployed.run("down")
+    assert not [pid for pid in pids(before).values() if psutil.pid_exists(pid)]
+
+
 async def test_a_hog_is_stopped_by_its_limit_and_its_step_says_why(
     deployed: Deployment, broker_url: str, prefix: str
 ) -> None:
@@ -160,20 +184,20 @@ async def test_a_hog_is_stopped_by_its_limit_and_its_step_says_why(
 
 
 async def test_a_replica_is_ended_with_all_that_it_started_and_its_step_says_why(
-    fleet: Fleet, deployed: Deployment, broker_url: str, prefix: str
+    deployed: Deployment, broker_url: str, prefix: str, tmp_path: Path
 ) -> None:
     await deployed.run("up", APP, "--scale", f"{SMALL}=1", "--scale", f"{LARGE}=0")
     before = await deployed.until_running(SMALL, {1})
     worker = psutil.Process(before[1]["pid"])
     with publisher(broker_url, prefix) as program:
-        program.trigger("hog", run_id="it", input={"mb": 100, "processes": 3})
-        await until_busy(fleet, "it")
-        family = worker.children()
+        program.trigger("hog", input={"mb": 100, "processes": 3, "pids": str(tmp_path / "pids")})
         _, result = program.result()
+        family = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
         assert len(family) == 3
         assert result["error"]["reason"] == "OUT_OF_MEMORY"
         assert "of memory" in result["error"]["message"]
-        _, alive = psutil.wait_procs([worker, *family], timeout=10)
+        there = [psutil.Process(pid) for pid in family if psutil.pid_exists(pid)]
+        _, alive = psutil.wait_procs([worker, *there], timeout=10)
         assert alive == []
 
         await deployed.until_running(SMALL, {1})

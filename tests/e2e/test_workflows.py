@@ -5,6 +5,8 @@ import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgpack
+
 from .fleet import Fleet, name_of, until, until_busy
 from .processes import ganger, ganger_json
 from .publisher import publisher
@@ -92,23 +94,84 @@ async def children_run(fleet: Fleet, count: int) -> None:
             pass
 
 
-async def test_a_step_whose_process_is_held_up_is_timed_out_by_the_dispatcher(
+async def test_a_step_that_its_worker_does_not_end_is_timed_out_by_the_dispatcher(
     fleet: Fleet, broker_url: str, prefix: str
 ) -> None:
-    fleet.environment |= {"GANGER_WORKER_TIMEOUT": "60s"}  # deaf, and not yet lost
+    """A process that is held up ends nothing; that its worker lives is said for it here."""
     await fleet.dispatcher()
-    worker = await fleet.worker("deaf", {}, slots=1)
+    process = await fleet.worker("deaf", {}, slots=1)
+    [worker] = await ganger_json("workers", **fleet.environment)
     with publisher(broker_url, prefix) as program:
         program.trigger("short", "it", run_id="it")
         await until_busy(fleet, "it")
-        worker.signal(signal.SIGSTOP)
+        who = {"worker": worker["id"], "incarnation": worker["incarnation"]}
+        body = msgpack.packb([{"type": "heartbeat", **who, "attempts": ["it/short/1"]}])
+        process.signal(signal.SIGSTOP)
         try:
-            _, result = program.result()
+            for _ in range(30):
+                key = f"event.{worker['id']}"
+                program.publish(key, body, content_type="application/msgpack")
+                if (result := program.result_within(1)) is not None:
+                    break
         finally:
-            worker.signal(signal.SIGCONT)
+            process.signal(signal.SIGCONT)
+    assert result is not None
     assert result["status"] == "failed"
     assert result["error"]["reason"] == "TIMED_OUT"
     assert "did not end it within its timeout" in result["error"]["message"]
+
+
+async def test_a_branch_is_tried_again_and_lost_and_ends_where_its_labels_are(
+    fleet: Fleet, broker_url: str, prefix: str
+) -> None:
+    """Its own time-out is as short as the silence of a lost worker: it costs no retry."""
+    fleet.environment |= {"GANGER_WORKER_TIMEOUT": "2s", "GANGER_HEARTBEAT_INTERVAL": "250ms"}
+    first = await fleet.dispatcher("first")
+    await fleet.worker("cpu", {"kind": "cpu"})
+    await fleet.worker("lost", {"kind": "gpu"})
+    with publisher(broker_url, prefix) as program:
+        program.trigger("picture", "it", run_id="it")
+        await until_busy(fleet, "it")
+        await fleet.worker("spare", {"kind": "gpu"})
+        await fleet.dispatcher("second", until="standing_by")
+        first.signal(signal.SIGKILL)
+        fleet.processes["lost"].signal(signal.SIGKILL)
+        _, result = program.result()
+        [run] = await ganger_json("runs", **fleet.environment)
+    assert result["status"] == "succeeded"
+    caption, thumb, publish = result["output"]["publish"]
+    assert caption["parts"] == [1, 2]
+    assert [name_of(each) for each in (caption["worker"], thumb, publish)] == [
+        "spare",
+        "cpu",
+        "cpu",
+    ]
+    step = run["steps"]["caption"]
+    assert (step["attempt"], step.get("failures"), step.get("losses")) == (3, 1, 1)
+
+
+async def test_a_pinned_run_is_pinned_anew_with_all_its_branches_and_says_how_it_failed(
+    fleet: Fleet, broker_url: str, prefix: str
+) -> None:
+    fleet.environment |= {"GANGER_WORKER_TIMEOUT": "2s", "GANGER_HEARTBEAT_INTERVAL": "250ms"}
+    await fleet.dispatcher()
+    await fleet.worker("lost", {"kind": "gpu"})
+    with publisher(broker_url, prefix) as program:
+        program.trigger("pinned", "it", run_id="it")
+        await until(
+            fleet, lambda workers: {"a", "b"} <= {key for w in workers for key in w["labels"]}
+        )
+        fleet.processes["lost"].signal(signal.SIGKILL)
+        await until(fleet, lambda workers: not workers)
+        for name in ("one", "two"):
+            await fleet.worker(name, {"kind": "gpu"}, slots=1)
+        _, result = program.result()
+    assert result["status"] == "failed"
+    assert result["error"]["type"] == "NonRetryable"
+    assert "raise NonRetryable" in result["error"]["traceback"]
+    told = result["output"]["tell"]
+    assert set(told["errors"]) == {"a", "b"}
+    assert {told["worker"], *told["errors"].values()} == {told["worker"]}
 
 
 async def test_limits_hold_across_a_lost_leader_and_a_lost_worker(

@@ -3,9 +3,12 @@
 from collections.abc import AsyncIterator
 
 import pytest
+import redis
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from ganger.compute.store import open_store
+from ganger_broker.codec import to_json
 from ganger_broker.deployments import (
     Autoscale,
     Deployment,
@@ -62,12 +65,34 @@ async def test_replicas_and_their_supervisor_are_told_apart(store: DeploymentSto
     assert (await store.replicas("d"), await store.supervisor("d")) == ({}, None)
 
 
+async def test_a_change_is_of_what_is_there_whoever_was_faster(redis_url: str, prefix: str) -> None:
+    settings = Settings(redis_url=redis_url, prefix=prefix)
+    store = DeploymentStore(settings)
+    await store.save(DEPLOYED)
+    seen = []
+
+    def change(found: Deployment) -> Deployment:
+        seen.append(found.leaving)
+        if len(seen) == 1:  # somebody else takes it down meanwhile
+            with redis.Redis.from_url(redis_url) as other:
+                down = to_json(replace(DEPLOYED, leaving=True))
+                other.hset(settings.keys().deployments, "d", down)
+        return replace(found, scale={"p": 1})
+
+    changed = await store.change("d", change)
+    assert seen == [False, True]
+    assert changed == replace(DEPLOYED, leaving=True, scale={"p": 1})
+    assert await store.deployment("d") == changed
+    assert await store.change("none", change) is None
+    await store.close()
+
+
 async def test_people_can_read_it(redis_url: str, prefix: str) -> None:
     settings = Settings(redis_url=redis_url, prefix=prefix)
     store = DeploymentStore(settings)
-    async with Redis.from_url(redis_url, decode_responses=True) as redis:
+    async with Redis.from_url(redis_url, decode_responses=True) as client:
         await store.save(DEPLOYED)
-        text = await redis.hget(f"{prefix}:deployments", "d")
+        text = await client.hget(f"{prefix}:deployments", "d")
     await store.close()
     assert '"regions":["fra","iad"]' in text
     assert '"num_replicas":3' in text

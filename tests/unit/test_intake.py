@@ -4,14 +4,19 @@ import datetime
 from decimal import Decimal
 from typing import Any
 
+import msgpack
 import pytest
 from pamqp import encode
 
 from ganger_broker.codec import JSON
+from ganger_broker.codec import encode as pack_events
+from ganger_broker.errors import InvalidInput
+from ganger_broker.event_keys import check_event_key
+from ganger_broker.messages import Heartbeat, Refused
 from ganger_broker.topology import Topology
 from ganger_broker.transport import Delivery
 from ganger_dispatcher.core.core import Core
-from ganger_dispatcher.core.effects import Bury
+from ganger_dispatcher.core.effects import Bury, Tell
 from ganger_dispatcher.core.facts import EventPushed, MessageRefused, TriggerReceived
 from ganger_dispatcher.intake import read
 from ganger_dispatcher.outgoing import pack
@@ -126,3 +131,79 @@ def test_a_stream_needs_a_queue_of_its_own(reply_to: str | None) -> None:
     assert fact.reason == "malformed"
     assert fact.detail.startswith("$.stream: needs a reply_to that is a queue's name")
     assert (fact.reply.reply_to if fact.reply else None) == reply_to
+
+
+# ── what workers send ─────────────────────────────────────────────────────────────────
+
+HEAD = {"worker": "w", "incarnation": "1"}
+BEAT = {"type": "heartbeat", **HEAD}
+
+
+def said(*events: Any) -> list[Any]:
+    body = pack_events(list(events))
+    return read(Delivery(body=body, routing_key="event.w", tag=1), LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("bad", "detail"),
+    [
+        (
+            {
+                "type": "step_finished",
+                **HEAD,
+                "attempt": "r/s/1",
+                "outcome": "failed",
+                "retry_after": 2e9,
+            },
+            "$[1].retry_after: Expected `float` <= 1000000000.0",
+        ),
+        (
+            {"type": "labels_changed", **HEAD, "seq": 1, "upsert": {"": 1}},
+            "$[1].upsert: the key '' must have 1 to 128 characters",
+        ),
+        ({"type": "sneezed", **HEAD}, "$[1].type: Invalid value 'sneezed'"),
+        (17, "$[1]: Expected `object`, got `int`"),
+    ],
+)
+def test_a_bad_event_costs_none_of_those_that_came_with_it(bad: Any, detail: str) -> None:
+    first, refused, last = said(BEAT, bad, BEAT)
+    assert first == last == Heartbeat("w", "1")
+    assert isinstance(refused, MessageRefused)
+    assert (refused.reason, refused.for_good) == ("malformed", False)
+    assert refused.detail.startswith(detail)
+    letter = pack(next(e for e in Core().handle(refused, 0) if isinstance(e, Bury)), Topology("p"))
+    assert msgpack.unpackb(letter.body) == [bad]
+
+
+def test_a_registration_that_is_wrong_is_refused_for_good() -> None:
+    """Its worker would ask again for ever."""
+    flow = {"name": "w", "steps": [{"name": "a", "parents": ["b"]}]}
+    bad = {"type": "worker_registered", **HEAD, "name": "w", "slots": 1, "workflows": [flow]}
+    refused, beat = said(bad, BEAT)
+    assert beat == Heartbeat("w", "1")
+    told = [effect for effect in Core().handle(refused, 0) if isinstance(effect, Tell)]
+    text = "$[0].workflows[0].steps[0].parents: 'b' is no step of it"
+    assert told == [Tell("w", Refused(text, for_good=True))]
+
+
+def test_what_is_no_list_of_events_is_refused_whole() -> None:
+    [refused] = read(Delivery(body=b"\x01", routing_key="event.w", tag=1), LIMIT)
+    assert isinstance(refused, MessageRefused)
+    assert refused.detail == "$: Expected `array`, got `int`"
+
+
+# ── events' keys ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("key", ["image:new", "a.b#c", "x" * 200, "é" * 100, "日" * 66])
+def test_an_events_key_fits_a_routing_key(key: str) -> None:
+    check_event_key(key, "key")
+    assert len(f"event-push.{key}".encode()) <= 255
+
+
+@pytest.mark.parametrize(
+    "key", ["", "x" * 201, "é" * 101, "日" * 67, "a b", "a*", "\x00", "\ud800", "a\n", 3]
+)
+def test_what_can_be_no_events_key_is_named(key: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"^key: "):
+        check_event_key(key, "key")

@@ -313,7 +313,7 @@ def test_events_start_runs_from_a_program_that_blocks(app: Ganger) -> None:
 @pytest.mark.parametrize(
     ("key", "payload", "fields", "said"),
     [
-        ("a b", {}, {}, "key: 'a b' must have 1 to 200 characters"),
+        ("a b", {}, {}, "key: 'a b' must have 1 to 200 bytes"),
         ("a*", {}, {}, "key: 'a*' must"),
         ("", {}, {}, "key: '' must"),
         (1, {}, {}, "key: 1 must"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -326,3 +327,43 @@ async def test_heartbeats_name_what_is_held() -> None:
         count = len(dispatcher.of(Heartbeat))
         await dispatcher.hear(Heartbeat, count + 2)
         assert dispatcher.of(Heartbeat)[-1].attempts == []
+
+
+# ── ends that cannot be told as they are ──────────────────────────────────────────────
+
+
+class Mutable(RetryAfter):
+    def __init__(self) -> None:
+        super().__init__("1s", "soon")
+        self.seconds = float("nan")
+
+
+def raising(error: Callable[[], BaseException]) -> Scripted:
+    async def step(context: Context) -> None:
+        raise error()
+
+    return Scripted(step)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (lambda: RetryAfter(2e9), "InvalidInput", "RetryAfter: 2000000000.0 is over 1,000,000,000"),
+        (lambda: RetryAfter(-1), "InvalidInput", "RetryAfter: -1 must be a positive number"),
+        (Mutable, "Mutable", "soon ($.retry_after: "),
+        (type("E" * 500_000, (Exception,), {}), "E" * 500, ""),
+        (type("B", (Exception,), {"__qualname__": "\udc80bad"}), "\\udc80bad", ""),
+        (lambda: ValueError("\ud800"), "ValueError", "\\ud800"),
+    ],
+)
+async def test_whatever_a_step_raises_its_end_is_told(
+    error: Callable[[], BaseException], kind: str, message: str
+) -> None:
+    async with working(raising(error)) as found:
+        end = await ended(found, "scripted:a")
+        assert end.outcome is Outcome.FAILED
+        assert end.error is not None
+        assert end.error.type == kind
+        assert end.error.message.startswith(message)
+        assert end.retryable
+        assert end.retry_after is None

@@ -143,6 +143,8 @@ def step(**options: Any) -> Callable[[], object]:
         (step(retries=True), "step 'walk': retries: True must be a whole number"),
         (step(parents="a"), "step 'walk': parents: 'a' must be a list"),
         (step(parents=[1]), "step 'walk': parents: 1 is neither"),
+        (step(parents=None), "step 'walk': parents: None must be a list"),
+        (step(parents=["a", "b", "a"]), "step 'walk': parents: 'a' is given twice"),
         (step(sets_labels="model"), "step 'walk': sets_labels: 'model' must be a map"),
     ],
 )
@@ -219,6 +221,12 @@ def workflow_with(*names: str, parents: dict[str, list[str]] | None = None) -> t
         (workflow_with("a", parents={"a": ["b"]}), {}, "there is no step 'b'; there are a"),
         (workflow_with("a", "b", parents={"a": ["b"], "b": ["a"]}), {}, "the parents make a cycle"),
         (workflow_with("a", parents={"a": ["a"]}), {}, "the parents make a cycle: a → a"),
+        (workflow_with("a"), {"sticky_on_loss": "repin"}, "'repin' is for sticky=HARD"),
+        (
+            workflow_with("a"),
+            {"sticky": "soft", "sticky_on_loss": "repin"},
+            "workflow 'walk': sticky_on_loss: 'repin' is for sticky=HARD",
+        ),
     ],
 )
 def test_a_bad_workflow_is_refused_where_it_is_declared(
@@ -227,6 +235,43 @@ def test_a_bad_workflow_is_refused_where_it_is_declared(
     with pytest.raises(InvalidWorkflow) as caught:
         declared(cls, **options)
     assert said in str(caught.value)
+
+
+def test_a_failure_step_has_no_parents() -> None:
+    with pytest.raises(InvalidWorkflow, match="step 'oops': parents: the step for failures has no"):
+        app.on_failure_step("oops", parents=["a"])(lambda self, context: None)  # type: ignore[call-arg]
+
+
+def test_a_parent_of_another_workflow_is_refused_though_there_is_one_of_that_name() -> None:
+    class Other:
+        @app.step(name="a")
+        async def step(self, context: Context) -> None: ...
+
+    class Walk:
+        @app.step()
+        async def a(self, context: Context) -> None: ...
+
+        @app.step(parents=[Other.step])
+        async def b(self, context: Context) -> None: ...
+
+    with pytest.raises(InvalidWorkflow, match="step 'b': parents: the step 'a' that is given is n"):
+        declared(Walk)
+
+
+def test_a_parent_may_be_overridden_in_a_class_of_its_own() -> None:
+    class Walk:
+        @app.step()
+        async def a(self, context: Context) -> None: ...
+
+        @app.step(parents=[a])
+        async def b(self, context: Context) -> None: ...
+
+    class Run(Walk):
+        @app.step()
+        async def a(self, context: Context) -> None: ...
+
+    definition = declared(Run)
+    assert {step.name: step.parents for step in definition.steps} == {"a": [], "b": ["a"]}
 
 
 def test_a_static_step_is_refused() -> None:

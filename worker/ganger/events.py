@@ -1,12 +1,11 @@
 """``app.event``: push events that start runs; blocking, and awaitable under ``aio``."""
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from ganger_broker.errors import InvalidInput
-from ganger_broker.fields import EVENT_KEY_PATTERN
+from ganger_broker.event_keys import check_event_key
 from ganger_broker.messages import PushEvent
 from ganger_broker.plain_values import plain
 
@@ -96,10 +95,7 @@ def _event(
     priority: int,
     desired_worker_labels: Mapping[str, Any] | None,
 ) -> PushEvent:
-    if not isinstance(key, str) or not re.fullmatch(EVENT_KEY_PATTERN, key):
-        raise InvalidInput(
-            f"key: {key!r} must have 1 to 200 characters, no space and none of * ? [ ]"
-        )
+    check_event_key(key, "key")
     fields = {
         "payload": plain({} if payload is None else payload, "payload"),
         "event_id": uuid4().hex if event_id is None else event_id,

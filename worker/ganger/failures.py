@@ -5,6 +5,8 @@ from pathlib import Path
 from types import TracebackType
 
 from ganger_broker.durations import Duration, parse_duration
+from ganger_broker.errors import InvalidInput
+from ganger_broker.fields import MAX_SECONDS
 from ganger_broker.labels import LabelValue
 from ganger_broker.messages import FailureReason, RunError
 
@@ -12,6 +14,8 @@ __all__ = ["NonRetryable", "RetryAfter", "error_of", "timed_out"]
 
 MAX_MESSAGE = 4_000
 """Characters of an exception's message that are kept, from its beginning."""
+MAX_TYPE = 500
+"""Characters of the name of its type that are kept."""
 MAX_TRACEBACK = 16_000
 """Characters of a traceback that are kept, from its end: that is where it happened."""
 
@@ -30,7 +34,17 @@ class RetryAfter(Exception):
     """
 
     def __init__(self, after: Duration, message: str = "") -> None:
+        """
+        Raises:
+            InvalidInput: it is no duration, or more than is taken: a moment is none, though
+                some servers answer with one.
+        """
         self.seconds = parse_duration(after, "RetryAfter")
+        if self.seconds > MAX_SECONDS:
+            raise InvalidInput(
+                f"RetryAfter: {after!r} is over {MAX_SECONDS:,.0f} s; it is how long to wait, "
+                "not until when"
+            )
         super().__init__(message or f"to be tried again after {self.seconds:g} s")
 
 
@@ -44,7 +58,7 @@ def error_of(exc: BaseException, memory_mb: LabelValue | None = None) -> RunErro
     return RunError(
         reason,
         _encodable(message)[:MAX_MESSAGE],
-        type=type(exc).__qualname__,
+        type=_encodable(type(exc).__qualname__)[:MAX_TYPE],
         traceback=_traceback(exc),
     )
 
@@ -63,7 +77,7 @@ def _message(exc: BaseException) -> str:
     try:
         return str(exc)
     except Exception:
-        return f"<{type(exc).__qualname__} whose text cannot be had>"
+        return f"<{type(exc).__qualname__[:MAX_TYPE]} whose text cannot be had>"
 
 
 def _traceback(exc: BaseException) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgpack
 import structlog
 
-from ganger_broker.codec import encode
+from ganger_broker.codec import encode_event
 from ganger_broker.errors import GangerError, TransportClosed
 from ganger_broker.messages import Event
 from ganger_broker.transport import Delivery
@@ -134,10 +134,10 @@ class Outbox:
         while self._entries and len(taken) < MAX_BODY_EVENTS:
             entry = self._entries[0]
             try:
-                part = entry.event if isinstance(entry.event, bytes) else encode(entry.event)
+                part = entry.event if isinstance(entry.event, bytes) else encode_event(entry.event)
             except GangerError as exc:
                 self._entries.popleft()
-                _log.error("an event cannot be packed", what=repr(entry.event), error=str(exc))
+                _log.error("an event cannot be sent", what=repr(entry.event), error=str(exc))
                 _tell([entry], exc)
                 continue
             if taken and size + len(part) > self._max_bytes:

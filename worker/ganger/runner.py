@@ -10,36 +10,30 @@ from typing import Any
 import structlog
 from structlog.contextvars import bind_contextvars
 
-from ganger_broker.codec import encode
 from ganger_broker.definitions import action_of
 from ganger_broker.errors import InvalidInput
 from ganger_broker.messages import (
     Assignment,
-    FailureReason,
-    Outcome,
-    RunError,
-    StepFinished,
     StepRefreshed,
     StepReleased,
     StepReturned,
     StepStarted,
     StepWaits,
 )
-from ganger_broker.plain_values import plain
 from ganger_broker.pool_labels import MEMORY_MB
 from ganger_broker.transport import Delivery
 
 from .admin import AsyncAdmin
 from .children import Children
 from .clock import wall_clock
-from .context import Context, UnfitInput, WorkerContext
-from .failures import NonRetryable, RetryAfter, error_of, timed_out
+from .context import Context, WorkerContext
+from .ends import Ends
+from .failures import timed_out
 from .outbox import Outbox
 from .slots import Slot, Slots
 from .step_stream import StepStream
 from .stream_sender import StreamSender
 from .threads import Raised, StepThreads
-from .typed import checked_output
 from .workflow import BoundStep
 
 __all__ = ["StepRunner"]
@@ -111,6 +105,7 @@ class StepRunner:
         self._outbox = outbox
         self._sender = sender
         self._max_bytes = max_bytes - BODY_MARGIN
+        self._ends = Ends(worker.id(), incarnation, max_bytes=self._max_bytes, clock=clock)
         self._loop = asyncio.get_running_loop()
         self._slots = Slots(slots)
         self._threads = StepThreads(worker.id())
@@ -329,72 +324,20 @@ class StepRunner:
             return
         self._lingering[attempt] = held
         held.stream.end(lambda: None)
-        self._tell_end(held, self._failed(held, timed_out(held.seconds), lingers=True))
+        failure = timed_out(held.seconds)
+        self._tell_end(held, self._ends.failed(held.assignment, failure, lingers=True))
 
     # ── its end ───────────────────────────────────────────────────────────────────────
 
     def _ended(self, held: _Attempt, output: Any, error: BaseException | None) -> bytes:
         if held.cancel is not None:
-            reason = RunError(FailureReason.CANCELLED, held.cancel)
-            return self._pack(held, Outcome.CANCELLED, error=reason)
+            return self._ends.cancelled(held.assignment, held.cancel)
         if held.timed_out:
-            return self._failed(held, timed_out(held.seconds))
-        if isinstance(error, UnfitInput):
-            failure = RunError(FailureReason.INVALID_INPUT, str(error))
-            return self._failed(held, failure, retryable=False)
+            return self._ends.failed(held.assignment, timed_out(held.seconds))
         if error is not None:
-            retryable = not isinstance(error, NonRetryable)
-            after = error.seconds if isinstance(error, RetryAfter) else None
-            failure = error_of(error, self._worker.get_labels().get(MEMORY_MB))
-            return self._failed(held, failure, retryable=retryable, retry_after=after)
-        return self._succeeded(held, output)
-
-    def _succeeded(self, held: _Attempt, output: Any) -> bytes:
-        place = f"what {held.assignment.workflow}:{held.assignment.step} returned: $"
-        returned = held.step.returned.get(held.assignment.step) if held.step is not None else None
-        try:
-            output = plain(checked_output(returned, output, place), place)
-            packed = self._pack(held, Outcome.SUCCEEDED, output=output)
-            if len(packed) > self._max_bytes:
-                raise InvalidInput(
-                    f"{place}: is {len(packed)} bytes packed, at most {self._max_bytes} are "
-                    "taken (GANGER_MAX_MESSAGE_BYTES); keep large data elsewhere and return "
-                    "where it is"
-                )
-        except (InvalidInput, RecursionError) as exc:
-            failure = error_of(exc)
-            failure.traceback = None  # it is all ours
-            return self._failed(held, failure, retryable=False)
-        return packed
-
-    def _failed(self, held: _Attempt, failure: RunError, **fields: Any) -> bytes:
-        # as text: what renders exception objects may show the step's variables, and secrets
-        # with them, and takes long over large ones
-        trace = {"stack": failure.traceback} if failure.traceback else {}
-        with suppress(Exception):  # a log that cannot be written must not cost the step's end
-            _log.warning("step failed", reason=failure.reason.value, error=failure.message, **trace)
-        return self._pack(held, Outcome.FAILED, error=failure, **fields)
-
-    def _pack(
-        self,
-        held: _Attempt,
-        outcome: Outcome,
-        *,
-        output: Any = None,
-        error: RunError | None = None,
-        **fields: Any,
-    ) -> bytes:
-        event = StepFinished(
-            self._worker.id(),
-            self._incarnation,
-            held.assignment.attempt,
-            outcome,
-            output,
-            error,
-            at=self._now(),
-            **fields,
-        )
-        return encode(event)
+            memory_mb = self._worker.get_labels().get(MEMORY_MB)
+            return self._ends.raised(held.assignment, error, memory_mb)
+        return self._ends.returned(held.assignment, held.step, output)
 
     def _remember(self, attempt: str) -> None:
         self._finished[attempt] = None

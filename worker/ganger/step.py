@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from ganger_broker.definitions import FromInput, StepDefinition
@@ -60,6 +60,8 @@ class Step:
     sets_labels: dict[str, LabelValue | FromInput]
     rate_limits: dict[str, int]
     compute: Compute | None
+    given: tuple["Step", ...] = field(default=(), compare=False)
+    """Its parents that were given as functions."""
 
 
 class StepOptions(TypedDict, total=False):
@@ -95,7 +97,12 @@ def declare_step(
         place = f"step {given!r}"
         check_name(given, place)
         _check_function(function, place, takes)
-        step = _step(place, given, on_failure, _parents(parents, place), **options)
+        before = _parents(parents, place)
+        if on_failure and before:
+            raise InvalidWorkflow(
+                f"{place}: parents: the step for failures has none, it runs when all others ended"
+            )
+        step = _step(place, given, on_failure, before, **options)
         setattr(function, STEP_MARK, step)
         return function
 
@@ -106,7 +113,7 @@ def _step(
     place: str,
     name: str,
     on_failure: bool,
-    parents: tuple[str, ...],
+    parents: Mapping[str, "Step | None"],
     *,
     timeout: Duration = DEFAULT_TIMEOUT,
     retries: int = 0,
@@ -124,7 +131,7 @@ def _step(
     return Step(
         name,
         on_failure,
-        parents,
+        tuple(parents),
         seconds_of(timeout, f"{place}: timeout"),
         None if waits is None else seconds_of(waits, f"{place}: schedule_timeout"),
         _retries(retries, place),
@@ -135,6 +142,7 @@ def _step(
         _sets_labels(sets_labels, f"{place}: sets_labels"),
         checked_units(rate_limits, f"{place}: rate_limits"),
         checked_compute(compute, place),
+        tuple(step for step in parents.values() if step is not None),
     )
 
 
@@ -214,17 +222,20 @@ def _check_function(function: Callable[..., Any], place: str, takes: tuple[str, 
         raise InvalidWorkflow(f"{place}: must take ({', '.join(takes)}): {exc}") from exc
 
 
-def _parents(parents: Iterable[str | Callable[..., Any]], place: str) -> tuple[str, ...]:
-    if isinstance(parents, str):
+def _parents(parents: Iterable[str | Callable[..., Any]], place: str) -> dict[str, "Step | None"]:
+    """By their names; those that were given as functions with the steps that these are."""
+    if isinstance(parents, str) or not isinstance(parents, Iterable):
         raise InvalidWorkflow(f"{place}: parents: {parents!r} must be a list of steps")
-    names = []
+    found: dict[str, Step | None] = {}
     for parent in parents:
+        step = None if isinstance(parent, str) else getattr(parent, STEP_MARK, None)
         name = parent if isinstance(parent, str) else step_name_of(parent)
         if name is None:
             raise InvalidWorkflow(f"{place}: parents: {parent!r} is neither a step nor its name")
-        if name not in names:
-            names.append(name)
-    return tuple(names)
+        if name in found:
+            raise InvalidWorkflow(f"{place}: parents: {name!r} is given twice")
+        found[name] = step
+    return found
 
 
 def _sets_labels(given: object, place: str) -> dict[str, LabelValue | FromInput]:

@@ -99,6 +99,7 @@ def declare_workflow(
         steps = _steps_of(cls, place)
         own = [step for _, step in steps if not step.on_failure]
         _check_dag(own, place)
+        _check_own(cls, own, place)
         checked_compute(compute, place)
 
         def defined(step: Step) -> StepDefinition:
@@ -235,10 +236,28 @@ def _check_dag(steps: Sequence[Step], place: str) -> None:
         raise InvalidWorkflow(f"{place}: the parents make a cycle: {cycle}") from exc
 
 
+def _check_own(cls: type, steps: Sequence[Step], place: str) -> None:
+    """A parent that is given as a function is a step of this class, or one of its bases', which
+    it may have overridden: another workflow's would only share its name."""
+    written = [
+        getattr(each, STEP_MARK, None) for base in cls.__mro__ for each in vars(base).values()
+    ]
+    for step in steps:
+        for parent in step.given:
+            if not any(own is parent for own in written):
+                raise InvalidWorkflow(
+                    f"{place}: step {step.name!r}: parents: the step {parent.name!r} that is given "
+                    "is not one of this workflow"
+                )
+
+
 def _check_sticky(definition: WorkflowDefinition, place: str) -> None:
-    """A run that stays on one worker cannot have steps in two pools."""
+    """A run that stays on one worker cannot have steps in two pools; no other is pinned anew."""
+    hard = definition.sticky is StickyStrategy.HARD
+    if definition.sticky_on_loss is StickyOnLoss.REPIN and not hard:
+        raise InvalidWorkflow(f"{place}: sticky_on_loss: 'repin' is for sticky=HARD")
     pools = dict.fromkeys(step.pool for step in definition.steps)
-    if definition.sticky is StickyStrategy.HARD and len(pools) > 1:
+    if hard and len(pools) > 1:
         names = " and ".join(pool or "no pool" for pool in pools)
         raise InvalidWorkflow(
             f"{place}: sticky: with HARD all steps of a run stay on one worker, but these are in "

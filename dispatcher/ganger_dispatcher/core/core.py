@@ -50,8 +50,10 @@ from .facts import (
 )
 from .rates import Rate
 from .records import Run, Snapshot, WorkerState, step_run_id
+from .registering import anticipate
 from .state import Policy, State, Timer, TimerFailed
 from .states import StepStatus
+from .versions import actions_of
 from .workflow import Workflow
 
 __all__ = ["Core", "Fact", "TimerFailed"]
@@ -221,7 +223,7 @@ class Core:
         state.seen.update(snapshot.definitions)
         for definition in snapshot.workflows:
             state.workflows[definition.name] = Workflow(definition)
-            workers.anticipate(state, definition)
+            anticipate(state, definition)
         for worker in sorted(snapshot.workers, key=lambda w: (w.given_at, w.registered_at, w.id)):
             worker.heartbeat_at = now
             worker.attempts = dict.fromkeys(worker.attempts, now)
@@ -232,7 +234,7 @@ class Core:
             state.placement.join(
                 worker.id,
                 worker.labels,
-                worker.actions,
+                actions_of(worker),
                 worker.slots,
                 worker.used,
                 is_open=worker.is_open,

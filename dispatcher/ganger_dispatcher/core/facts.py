@@ -48,7 +48,8 @@ class EventPushed(msgspec.Struct, frozen=True):
 
 
 class MessageRefused(msgspec.Struct, frozen=True):
-    """A message that cannot be taken has come. ``reason`` is the dead-letter reason code."""
+    """A message that cannot be taken has come. ``reason`` is the dead-letter reason code.
+    ``for_good``: its worker is to end."""
 
     body: bytes
     content_type: str | None
@@ -58,6 +59,7 @@ class MessageRefused(msgspec.Struct, frozen=True):
     reply: ReplyAddress | None = None
     headers: dict[str, Any] = {}
     message_id: str | None = None
+    for_good: bool = False
 
 
 class ScheduleRequested(msgspec.Struct, frozen=True):

@@ -25,6 +25,7 @@ from .records import Run, StepRun, Worker, attempt_id, step_run_id
 from .state import State
 from .states import Change, StepStatus, after
 from .sticky import may_repin, pin, preferred, requirement_of, unpin
+from .versions import as_defined
 
 __all__ = [
     "assignment",
@@ -40,6 +41,7 @@ __all__ = [
     "release",
     "repin",
     "room",
+    "tell_apart",
     "waits",
 ]
 
@@ -78,6 +80,8 @@ def place(state: State, run: Run, name: str, *, in_turn: bool = False) -> None:
     if may_repin(state, run):
         unpin(state, run)
     full = state.placement.expecting(requirement_of(run, name))
+    own = _by_its_definition(state, run, full)
+    full = own or full
     prefer = preferred(run, name)
     since = step.pending_since or state.now
     for lasts, strict in stages(full):
@@ -94,8 +98,27 @@ def place(state: State, run: Run, name: str, *, in_turn: bool = False) -> None:
     worker = state.placement.choose(plain(full), prefer)
     if worker is not None:
         _give(state, run, name, worker, in_turn=in_turn)
-    else:
-        _add_to_backlog(state, run, name, plain(full))
+        return
+    if own is not None:
+        state.patient[step_run_id(run.id, name)] = plain(full)
+    _add_to_backlog(state, run, name, plain(full))
+
+
+def _by_its_definition(state: State, run: Run, full: Requirement) -> Requirement | None:
+    """While workers have different definitions of its workflow a run keeps to those that have its
+    own, as long as one of them could take the step."""
+    if not state.versions.several(run.header.workflow):
+        return None
+    own = replace(full, action=as_defined(full.action, run.header.definition))
+    return own if state.placement.anyone(plain(own)) else None
+
+
+def tell_apart(state: State, workflows: set[str]) -> None:
+    """There are several definitions of these since a worker came: it must not be given what is
+    pending of runs that began with another."""
+    for step_run in state.placement.backlog.in_turn():
+        if state.runs[step_run.partition("/")[0]].header.workflow in workflows:
+            _place_anew(state, step_run)
 
 
 def _give(state: State, run: Run, name: str, chosen: str, *, in_turn: bool) -> None:
@@ -194,6 +217,8 @@ def place_patient_anew(state: State) -> None:
 
 def _place_anew(state: State, step_run: str) -> None:
     run_id, _, name = step_run.partition("/")
+    if step_run not in state.placement.backlog:
+        return  # it went along with one that was placed just before
     leave_backlog(state, step_run)
     place(state, state.runs[run_id], name)
 

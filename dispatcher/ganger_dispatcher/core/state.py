@@ -66,6 +66,7 @@ class State:
     """Runs that have not ended, live workers, and what is waited for.
 
     ``seen``: digests of all definitions that were ever the newest of their workflow.
+    ``retired``: digests of those whose last worker made way while there were others.
     ``unheard``: workers that have not spoken since nobody could be heard.
     ``now`` is the time of the fact being handled, ms; effects gather in ``effects``;
     ``ended`` has the runs that ended in this batch, which nobody else knows of yet;
@@ -86,6 +87,7 @@ class State:
         self.placement = Placement()
         self.workflows: dict[str, Workflow] = {}
         self.seen: set[str] = set()
+        self.retired: set[str] = set()
         self.workers: dict[str, Worker] = {}
         self.versions = Versions()
         self.unheard: set[str] = set()

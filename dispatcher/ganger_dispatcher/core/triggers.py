@@ -176,7 +176,7 @@ def refused(state: State, fact: MessageRefused) -> None:
     bury(state, letter)
     kind, _, worker = fact.routing_key.partition(".")
     if kind == "event" and worker:
-        state.emit(Tell(worker, Refused(fact.detail)))
+        state.emit(Tell(worker, Refused(fact.detail, for_good=fact.for_good)))
     if fact.reply and kind in ("schedule", "unschedule", "schedules"):
         state.emit(Answer(fact.reply, ScheduleList(error=fact.detail)))
     elif fact.reply:

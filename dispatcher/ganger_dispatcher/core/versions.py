@@ -1,4 +1,8 @@
-"""Which definitions of a workflow live workers have: one and the same for one version."""
+"""Which definitions of a workflow live workers have: one and the same for one version.
+
+A run keeps the definition that it began with, and while workers roll from one to another it keeps
+to those that have it: what a step does, needs and returns is in their code.
+"""
 
 from ganger_broker.definitions import WorkflowDefinition
 from ganger_broker.messages import WorkerRegistered
@@ -6,7 +10,22 @@ from ganger_broker.messages import WorkerRegistered
 from .digest import digest
 from .records import Worker, WorkerState
 
-__all__ = ["Versions", "versions_of"]
+__all__ = ["Versions", "actions_of", "as_defined", "versions_of"]
+
+
+def as_defined(action: str, which: str) -> str:
+    """The action as one definition, by its digest, has it. No worker registers it by this name."""
+    return f"{action}@{which}"
+
+
+def actions_of(worker: Worker) -> list[str]:
+    """The actions that a worker is matched by: those it has registered, and as it defines them."""
+    own = [
+        as_defined(action, worker.workflows[name][1])
+        for action in worker.actions
+        if (name := action.partition(":")[0]) in worker.workflows
+    ]
+    return [*worker.actions, *own]
 
 
 def versions_of(event: WorkerRegistered) -> dict[str, tuple[str, str]]:
@@ -19,13 +38,26 @@ class Versions:
 
     def __init__(self) -> None:
         self._workers: dict[tuple[str, str], dict[str, set[str]]] = {}
+        self._of: dict[str, dict[str, set[str]]] = {}  # workflow → digest → workers
 
-    def add(self, worker: Worker) -> None:
-        """It has registered."""
-        if worker.state is not WorkerState.DRAINING:
-            for name, (version, which) in worker.workflows.items():
-                has = self._workers.setdefault((name, version), {})
-                has.setdefault(which, set()).add(worker.id)
+    def add(self, worker: Worker) -> set[str]:
+        """It has registered. The workflows of which there are several definitions since."""
+        if worker.state is WorkerState.DRAINING:
+            return set()
+        before = {name for name in worker.workflows if self.several(name)}
+        for name, (version, which) in worker.workflows.items():
+            has = self._workers.setdefault((name, version), {})
+            has.setdefault(which, set()).add(worker.id)
+            self._of.setdefault(name, {}).setdefault(which, set()).add(worker.id)
+        return {name for name in worker.workflows if self.several(name)} - before
+
+    def several(self, name: str) -> bool:
+        """Whether live workers have different definitions of a workflow."""
+        return len(self._of.get(name, ())) > 1
+
+    def has(self, name: str, which: str) -> bool:
+        """Whether a live worker has this definition of a workflow."""
+        return which in self._of.get(name, ())
 
     def drop(self, worker: Worker) -> None:
         """It takes no more of them; one that was dropped before may be dropped again."""
@@ -37,6 +69,15 @@ class Versions:
                 has.pop(which, None)
             if not has:
                 self._workers.pop((name, version), None)
+            those = self._of.get(name, {}).get(which, set())
+            those.discard(worker.id)
+            if not those:
+                self._of.get(name, {}).pop(which, None)
+
+    def among(self, worker: Worker, name: str) -> bool:
+        """Whether the worker is one that has the workflow and takes its steps."""
+        _, which = worker.workflows.get(name, ("", ""))
+        return worker.id in self._of.get(name, {}).get(which, ())
 
     def conflict(self, event: WorkerRegistered) -> str | None:
         """Why this worker is not to come: another has a different definition under the same

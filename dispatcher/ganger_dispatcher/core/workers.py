@@ -4,10 +4,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 
-from ganger_broker.crons import check_cron
-from ganger_broker.definitions import WorkflowDefinition, check_rates
-from ganger_broker.errors import InvalidInput
-from ganger_broker.expressions import check_expression, check_sets_labels
 from ganger_broker.messages import (
     CancelAttempt,
     Event,
@@ -36,25 +32,26 @@ from .effects import (
     Note,
     StoreLabels,
     StoreLoad,
-    StoreRate,
     StoreWorker,
-    StoreWorkflow,
     Tell,
 )
 from .facts import AssignmentReturned
-from .inputs import InputSchema, schema_problem
-from .placing import hold, look_again, match, place_patient_anew, release, repin, room
+from .placing import (
+    hold,
+    look_again,
+    match,
+    release,
+    repin,
+    tell_apart,
+)
 from .pools import noticed
-from .rates import Rate
-from .records import RateUse, Worker, WorkerState
-from .schedules import follow_crons
+from .records import Worker, WorkerState
+from .registering import bad_definition, register_limits, register_workflows, retire
 from .state import State, TimerFailed
 from .triggers import workflow_registered
-from .versions import versions_of
-from .workflow import Workflow
+from .versions import actions_of, versions_of
 
 __all__ = [
-    "anticipate",
     "draining",
     "forget",
     "fresh_deadlines",
@@ -99,7 +96,7 @@ def registered(state: State, event: WorkerRegistered) -> None:
     known = state.workers.get(event.worker)
     if known is not None and event.incarnation in known.past:
         return  # delivered again: to believe it would take the steps from the process of now
-    conflict = state.versions.conflict(event) or _bad_definition(state, event)
+    conflict = state.versions.conflict(event) or bad_definition(state, event)
     if conflict is not None:
         state.emit(Tell(event.worker, Refused(conflict, for_good=True)))
         state.emit(Note("worker_refused", {"worker": event.worker, "reason": conflict}))
@@ -111,47 +108,22 @@ def registered(state: State, event: WorkerRegistered) -> None:
         past = [*known.past, known.incarnation][-_PAST:] if known is not None else []
         worker = _joined(state, event, past)
     state.unheard.discard(worker.id)
-    worker.workflows = versions_of(event)
-    state.versions.add(worker)
+    several = state.versions.add(worker)
     state.emit(StoreWorker(deepcopy(worker)))
     for attempt in event.attempts:
         if attempt not in worker.attempts:
             hold(state, worker, attempt)
             state.emit(Tell(worker.id, CancelAttempt(attempt, "it was given to another worker")))
-    _register_limits(state, event)
-    fresh = _register_workflows(state, event)
+    register_limits(state, event)
+    fresh = register_workflows(state, event)
+    if several:
+        tell_apart(state, several)
     match(state, worker)
     for attempt in lost:
         attempt_lost(state, attempt)
     for name in fresh:
         workflow_registered(state, name)
     look_again(state)
-
-
-def _bad_definition(state: State, event: WorkerRegistered) -> str | None:
-    limits = {key: rate.limit for key, rate in state.rates.items()}
-    limits |= {limit.key: limit for limit in event.rate_limits}
-    for flow in event.workflows:
-        place = f"workflow {flow.name!r}"
-        schema = flow.input_schema
-        problem = schema_problem(schema) if schema is not None else None
-        if problem is not None:
-            return f"{place}: input_schema: is no JSON Schema: {problem}"
-        try:
-            for number, cron in enumerate(flow.on_crons):
-                check_cron(cron, f"{place}: on_crons[{number}]")
-                unfit = schema and InputSchema(schema).problem(cron.input)
-                if unfit:
-                    return f"{place}: on_crons[{number}]: {unfit}"
-            for number, rule in enumerate(flow.concurrency):
-                if rule.key is not None:
-                    check_expression(rule.key, f"{place}: concurrency[{number}].key")
-            for step in flow.every_step():
-                check_sets_labels(step.sets_labels, f"{place}: step {step.name!r}: sets_labels")
-                check_rates(step, limits, f"{place}: step {step.name!r}: rate_limits")
-        except InvalidInput as exc:
-            return str(exc)
-    return None
 
 
 def _joined(state: State, event: WorkerRegistered, past: list[str]) -> Worker:
@@ -170,10 +142,11 @@ def _joined(state: State, event: WorkerRegistered, past: list[str]) -> Worker:
         pid=event.pid,
         version=event.version,
         past=past,
+        workflows=versions_of(event),
     )
     state.workers[worker.id] = worker
     state.placement.join(
-        worker.id, worker.labels, worker.actions, worker.slots, is_open=worker.is_open
+        worker.id, worker.labels, actions_of(worker), worker.slots, is_open=worker.is_open
     )
     watch(state, worker)
     noticed(state, worker.labels)
@@ -189,10 +162,10 @@ def _renewed(state: State, worker: Worker, event: WorkerRegistered) -> Worker:
     worker.heartbeat_at = worker.registered_at = state.now
     state.versions.drop(worker)
     worker.state = WorkerState.DRAINING if event.draining else WorkerState.READY
-    worker.actions = _actions(event)
+    worker.actions, worker.workflows = _actions(event), versions_of(event)
     if event.label_seq >= worker.label_seq:
         worker.labels, worker.label_seq = dict(event.labels), event.label_seq
-    state.placement.rejoin(worker.id, worker.labels, worker.actions, is_open=worker.is_open)
+    state.placement.rejoin(worker.id, worker.labels, actions_of(worker), is_open=worker.is_open)
     noticed(state, worker.labels)
     return worker
 
@@ -200,46 +173,6 @@ def _renewed(state: State, worker: Worker, event: WorkerRegistered) -> Worker:
 def _actions(event: WorkerRegistered) -> list[str]:
     pool = pool_of_worker(event.labels)
     return sorted(action for flow in event.workflows for action in flow.actions_on(pool))
-
-
-def _register_workflows(state: State, event: WorkerRegistered) -> list[str]:
-    """Keep definitions that are new or changed; the names that were not known before."""
-    fresh = []
-    for definition in event.workflows:
-        known = state.workflows.get(definition.name)
-        if known is None:
-            fresh.append(definition.name)
-        workflow = Workflow(definition)
-        old_news = event.again and workflow.digest in state.seen
-        if known is None or (known.definition != definition and not old_news):
-            state.workflows[definition.name] = workflow
-            state.seen.add(workflow.digest)
-            anticipate(state, definition)
-            state.emit(StoreWorkflow(definition))
-            follow_crons(state, definition)
-        elif definition.on_crons and known.definition == definition:
-            follow_crons(state, definition)  # one may have been deleted while nobody was there
-    return fresh
-
-
-def anticipate(state: State, definition: WorkflowDefinition) -> None:
-    """Preferences count the labels that its steps set from the moment they are assigned."""
-    keys = {key for step in definition.every_step() for key in step.sets_labels}
-    if keys and state.placement.anticipate(keys):
-        place_patient_anew(state)
-
-
-def _register_limits(state: State, event: WorkerRegistered) -> None:
-    """Keep rate limits that are new or changed; there may be more room now."""
-    for limit in event.rate_limits:
-        rate = state.rates.get(limit.key)
-        if rate is None or (rate.limit != limit and not event.again):
-            used = rate.used if rate is not None else {}
-            waiting = rate.waiting if rate is not None else []
-            state.rates[limit.key] = Rate(limit, used)
-            state.rates[limit.key].waiting = waiting
-            state.emit(StoreRate(RateUse(limit, dict(used))))
-            room(state, limit.key)
 
 
 def heartbeat(state: State, event: Heartbeat, worker: Worker) -> None:
@@ -289,6 +222,7 @@ def _close(state: State, worker: Worker, to: WorkerState) -> None:
     worker.state = to
     if to is WorkerState.DRAINING:
         state.versions.drop(worker)  # it makes way for those that come
+        retire(state, worker)
     state.placement.set_open(worker.id, False)
     state.emit(
         StoreLoad(worker.id, worker.used, worker.state, worker.given_at),
@@ -300,6 +234,7 @@ def _close(state: State, worker: Worker, to: WorkerState) -> None:
 def left(state: State, _: WorkerLeft, worker: Worker) -> None:
     """The worker has ended; what it had still is for others, and is no loss that counts."""
     attempts = forget(state, worker)
+    retire(state, worker)
     state.emit(DeleteQueue(worker.id), Note("worker_left", {"worker": worker.id}))
     for attempt in attempts:
         attempt_lost(state, attempt, counts=False)

@@ -199,6 +199,10 @@ class Backlog:
         """What a pending step waits for."""
         return self._requirement_of[step_run]
 
+    def in_turn(self) -> list[str]:
+        """All pending steps, in their turn."""
+        return [turn.step_run for turn in sorted(self._turn_of.values())]
+
     def add(self, step_run: str, requirement: Requirement, turn: int) -> None:
         """A step that nobody can take now; the lowest ``turn`` goes first."""
         self._sequence += 1

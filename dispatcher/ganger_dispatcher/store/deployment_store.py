@@ -1,10 +1,12 @@
 """Deployments in Redis: what was deployed, its replicas, and what pools have to do."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import WatchError
 
 from ganger_broker.codec import to_json
 from ganger_broker.deployments import Deployment, PoolLoad, ReplicaRecord, SupervisorRecord
@@ -45,6 +47,22 @@ class DeploymentStore:
 
     async def save(self, deployment: Deployment) -> None:
         await self._set(self._keys.deployments, {deployment.name: deployment})
+
+    async def change(
+        self, name: str, change: Callable[[Deployment], Deployment]
+    ) -> Deployment | None:
+        while True:
+            async with self._redis.pipeline() as pipe:
+                await asked(pipe.watch(self._keys.deployments))
+                found = await asked(pipe.hget(self._keys.deployments, name))
+                if found is None:
+                    return None
+                changed = change(msgspec.json.decode(found, type=Deployment))
+                pipe.multi()  # type: ignore[no-untyped-call]
+                pipe.hset(self._keys.deployments, name, to_json(changed))
+                with suppress(WatchError):
+                    await asked(pipe.execute())
+                    return changed
 
     async def forget(self, name: str) -> None:
         pipe = self._redis.pipeline()

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError, WatchError
 
 from ganger_broker.definitions import WorkflowDefinition
 from ganger_broker.deployments import PoolLoad
@@ -269,6 +269,8 @@ async def asked(answer: Awaitable[Any] | Any) -> Any:
     """
     try:
         return await answer
+    except WatchError:
+        raise  # no failure: somebody else was faster
     except ResponseError as exc:
         raise StoreRefused(f"Redis refused: {exc}") from exc
     except (RedisError, OSError) as exc:

@@ -93,6 +93,32 @@ FLOWS |= {
     ]
     for on_loss in StickyOnLoss
 }
+NAMES = "abcdef"
+
+
+def _dag(parents: list[set[int]], wants: list[Any], **options: Any) -> WorkflowDefinition:
+    """Step n has those of ``parents[n]`` that come before it."""
+    steps = [
+        StepDefinition(
+            NAMES[number],
+            parents=[NAMES[parent] for parent in sorted(those) if parent < number],
+            desired_worker_labels=desired,
+            retries=number % 2,
+            timeout=8,
+        )
+        for number, (those, desired) in enumerate(zip(parents, wants, strict=False))
+    ]
+    return WorkflowDefinition("dag", steps, **options)
+
+
+DAGS = st.builds(
+    _dag,
+    st.lists(st.sets(st.integers(0, 5)), min_size=1, max_size=6),
+    st.lists(st.sampled_from([{}, GPU, WARM]), min_size=6, max_size=6),
+    sticky=st.sampled_from([None, *StickyStrategy]),
+    sticky_on_loss=st.sampled_from(StickyOnLoss),
+    on_failure=st.sampled_from([None, StepDefinition("oops")]),
+)
 LABELS = st.dictionaries(
     st.sampled_from(["gpu", "model", POOL]), st.sampled_from([0, 1, 2, "x", "1", "p"])
 )

@@ -13,6 +13,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from ganger_broker.definitions import WorkflowDefinition
 from ganger_broker.labels import parse_desired
 from ganger_broker.messages import (
     FailureReason,
@@ -48,10 +49,12 @@ from ganger_dispatcher.core.records import Snapshot, split_attempt
 from ganger_dispatcher.core.states import TERMINAL, StepStatus
 from tests.unit.placement.oracle import meets
 
-from .machine_flows import API, FLOWS, KEYS, LABELS, POLICY, RUNS, WISHES, WORKERS
+from .machine_flows import API, DAGS, FLOWS, KEYS, LABELS, POLICY, RUNS, WISHES, WORKERS
 from .machine_invariants import Invariants
 from .stored import Stored
 from .world import START, address
+
+EVERY = ["dag", *sorted(FLOWS)]
 
 
 class CoreMachine(Invariants):
@@ -74,6 +77,7 @@ class CoreMachine(Invariants):
         self.placed_limited: list[int] = []
         self.ticked: set[str] = set()
         self.newest: dict[tuple[str, str], int] = {}
+        self.flows = dict(FLOWS)
 
     # ── the shell ─────────────────────────────────────────────────────────────────────
 
@@ -107,7 +111,7 @@ class CoreMachine(Invariants):
             match effect:
                 case do.Assign(worker, assignment):
                     if assignment.attempt not in {attempt for *_, attempt in self.sent}:
-                        units = FLOWS[assignment.workflow][0].steps[0].rate_limits
+                        units = self.flows[assignment.workflow][0].steps[0].rate_limits
                         self.placed_limited += [self.now] * len(units)
                     self.check_assigned(worker, assignment.attempt)
                     self.sent.append((worker, assignment.incarnation, assignment.attempt))
@@ -148,21 +152,22 @@ class CoreMachine(Invariants):
             for condition in group:
                 assert meets(labels, condition) or not condition.required
 
-    @initialize(slots=st.lists(st.integers(0, 3), min_size=3, max_size=3))
-    def begin(self, slots: list[int]) -> None:
+    @initialize(slots=st.lists(st.integers(0, 3), min_size=3, max_size=3), dag=DAGS)
+    def begin(self, slots: list[int], dag: WorkflowDefinition) -> None:
         """Most of what is of interest needs workers and runs."""
+        self.flows["dag"] = [dag]
         for worker, number in zip(WORKERS, slots, strict=True):
             if number:
-                flows = ["plain", "tree"] if number > 1 else ["plain"]
+                flows = ["plain", "tree", "dag"] if number > 1 else ["plain"]
                 self.join(worker, {"gpu": number}, number, flows, 0, False, False)
-        for run, flow in zip(RUNS, ["plain", "tree", "plain"], strict=False):
+        for run, flow in zip(RUNS, ["plain", "tree", "dag"], strict=False):
             self.trigger(run, flow, 1, {}, "p", None, "x")
 
     # ── programs ──────────────────────────────────────────────────────────────────────
 
     @rule(
         run=st.sampled_from(RUNS),
-        flow=st.sampled_from(sorted(FLOWS)),
+        flow=st.sampled_from(EVERY),
         priority=st.integers(1, 3),
         desired=WISHES,
         reply=st.sampled_from(["p", "q"]),
@@ -203,7 +208,7 @@ class CoreMachine(Invariants):
         worker=st.sampled_from(WORKERS),
         labels=LABELS,
         slots=st.integers(1, 3),
-        flows=st.sampled_from([["plain"], ["tree"], sorted(FLOWS), sorted(FLOWS)]),
+        flows=st.sampled_from([["plain"], ["tree", "dag"], EVERY, EVERY]),
         version=st.integers(0, 1),
         again=st.booleans(),
         draining=st.sampled_from([False, False, False, True]),
@@ -232,7 +237,7 @@ class CoreMachine(Invariants):
                 slots=slots,
                 labels=labels,
                 label_seq=self.seq,
-                workflows=[FLOWS[flow][version % len(FLOWS[flow])] for flow in flows],
+                workflows=[self.flows[flow][version % len(self.flows[flow])] for flow in flows],
                 rate_limits=[API],
                 attempts=sorted(self.believed(worker)),
                 draining=draining,

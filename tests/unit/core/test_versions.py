@@ -1,7 +1,11 @@
 """One version of a workflow is one definition, whoever registers it."""
 
-from ganger_broker.definitions import RateLimit
-from ganger_broker.messages import Refused
+from typing import Any
+
+import pytest
+
+from ganger_broker.definitions import RateLimit, StepDefinition, WorkflowDefinition
+from ganger_broker.messages import Refused, RegisterAgain
 from ganger_dispatcher.core.effects import StoreWorker, StoreWorkflow
 
 from .world import World, assigned, of, one_step, told
@@ -124,8 +128,119 @@ def test_what_was_not_heard_the_first_time_is_news_the_second() -> None:
     assert world.core.state.workflows["w"].definition.version == "2"
 
 
-def test_an_old_version_that_is_deployed_again_is_the_newest() -> None:
+def newest(world: World) -> str:
+    return world.core.state.workflows["w"].definition.version
+
+
+def test_an_old_replica_that_starts_again_while_workers_roll_is_not_the_newest() -> None:
     world = World()
     for worker, version in [("a", "1"), ("b", "2"), ("c", "1")]:
         world.join(worker, workflows=[one_step(version=version)])
-    assert world.core.state.workflows["w"].definition.version == "1"
+    assert newest(world) == "2"
+
+
+@pytest.mark.parametrize("end", ["leave", "drain"])
+def test_an_old_version_is_the_newest_again_when_the_last_worker_of_the_newer_one_goes(
+    end: str,
+) -> None:
+    world = World()
+    for worker, version in [("a", "1"), ("b", "2"), ("b2", "2"), ("c", "1")]:
+        world.join(worker, workflows=[one_step(version=version)])
+    go = getattr(world, end)
+    assert told(go("b")) == []
+    assert told(go("b2")) == [("a", RegisterAgain()), ("c", RegisterAgain())]
+    world.join("a", workflows=[one_step(version="1")], again=True)
+    assert newest(world) == "1"
+
+
+def test_an_old_version_is_the_newest_where_nobody_has_a_newer_one() -> None:
+    world = World()
+    world.join("a", workflows=[one_step(version="1")])
+    world.join("b", workflows=[one_step(version="2")])
+    world.leave("a")
+    world.leave("b")
+    world.join("a", workflows=[one_step(version="1")], incarnation="2")
+    assert newest(world) == "1"
+
+
+# ── runs keep to their version ────────────────────────────────────────────────────────
+
+GPU = {"gpu": "yes"}
+
+
+def two_steps(version: str, **fields: Any) -> WorkflowDefinition:
+    """``a`` → ``b``, which needs a GPU."""
+    steps = [
+        StepDefinition("a"),
+        StepDefinition("b", parents=["a"], desired_worker_labels=GPU, **fields),
+    ]
+    return WorkflowDefinition("w", steps, version)
+
+
+V1, V2 = two_steps("1"), two_steps("2", retries=1)
+
+
+def rolling() -> World:
+    """``old`` has version 1, and a run that began there; ``new`` has come with version 2."""
+    world = World()
+    world.join("old", GPU, workflows=[V1])
+    assert assigned(world.trigger()) == [("r/a/1", "old")]
+    world.join("new", GPU, workflows=[V2], slots=3)
+    return world
+
+
+def test_a_run_stays_with_workers_of_its_version_as_long_as_one_could_take_its_step() -> None:
+    world = rolling()
+    assert assigned(world.trigger("after")) == [("after/a/1", "new")]
+    assert assigned(world.finish("r/a/1", "old")) == [("r/b/1", "old")]
+    assert assigned(world.finish("after/a/1", "new")) == [("after/b/1", "new")]
+
+
+def test_it_waits_for_them_while_they_are_busy() -> None:
+    world = World()
+    world.join("old", GPU, workflows=[V1, one_step("other")])
+    world.trigger()
+    world.join("new", GPU, workflows=[V2], slots=3)
+    world.trigger("busy", "other")
+    assert assigned(world.finish("r/a/1", "old")) == [("busy/s/1", "old")]
+    assert world.step("r", "b").status == "pending"
+    assert assigned(world.finish("busy/s/1", "old")) == [("r/b/1", "old")]
+
+
+def test_what_was_pending_when_the_first_of_a_new_version_came_is_not_given_to_it() -> None:
+    world = World()
+    world.join("old", GPU, workflows=[V1])
+    world.trigger("first")
+    world.trigger("second")
+    assert assigned(world.join("new", GPU, workflows=[V2], slots=3)) == []
+    world.take_over()
+    assert assigned(world.join("new2", GPU, workflows=[V2], slots=3)) == []
+    assert assigned(world.finish("first/a/1", "old")) == [("second/a/1", "old")]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_without_anybody_of_its_version_it_goes_on_with_those_there_are(lost: bool) -> None:
+    world = rolling()
+    world.join("lacks", workflows=[V1], slots=3)  # the label that the step requires
+    world.finish("r/a/1", "old")
+    effects = world.wait(11, "new", "lacks") if lost else world.leave("old")
+    assert assigned(effects) == [("r/b/2", "new")]
+
+
+def test_a_step_that_waits_for_its_version_goes_on_when_nobody_of_it_meets_its_labels() -> None:
+    world = World()
+    world.join("old", GPU, workflows=[V1, one_step("other")])
+    world.trigger()
+    world.join("new", GPU, workflows=[V2], slots=3)
+    world.trigger("busy", "other")
+    world.finish("r/a/1", "old")
+    assert assigned(world.label(1, {}, "gpu", worker="old")) == [("r/b/1", "new")]
+
+
+def test_a_step_that_waits_for_its_version_goes_on_when_the_last_of_it_drains() -> None:
+    world = World()
+    world.join("old", GPU, workflows=[V1])
+    world.trigger("first")
+    world.trigger("second")
+    world.join("new", GPU, workflows=[V2], slots=3)
+    assert assigned(world.drain("old")) == [("second/a/1", "new")]

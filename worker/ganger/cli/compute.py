@@ -105,7 +105,7 @@ def plan(
     uses: list[WorkerUse] = []
     change = None
     if known:
-        uses = given.ask(lambda store: store.uses())
+        uses = given.uses(made.name)
         running = given.adapter(made).running(made, intended)
         change = None if running is None else changes(intended, running)
     found = advice(intended, uses)
@@ -187,7 +187,7 @@ def down(
         given.ask(lambda store: store.forget(made.name))
         typer.echo(f"{made.name} is forgotten")
         return
-    given.ask(lambda store: store.save(made))
+    given.change(made.name, lambda found: replace(found, leaving=True))
     try:
         _say(given.adapter(made).remove(made))
     except GangerError as exc:
@@ -207,8 +207,8 @@ def scale(
 ) -> None:
     """Change how many replicas pools have; those that stay are not touched."""
     given = Given(broker_url, redis_url, prefix)
-    made = scaled(given.one(deployment), read_counts(pools, "POOL=N"))
-    given.ask(lambda store: store.save(made))
+    counts = read_counts(pools, "POOL=N")
+    made = given.change(given.one(deployment).name, lambda found: scaled(found, counts))
     _say(given.adapter(made).apply(made, plan_of(made)))
 
 

@@ -12,9 +12,9 @@ from ganger.app import Ganger
 from ganger.compute.adapter import DeployAdapter, make_adapter
 from ganger.compute.configs import MAX_REPLICAS
 from ganger.compute.deploying import check_deployment_name, deployment_of, name_from
-from ganger.compute.store import DeploymentStore, open_store
+from ganger.compute.store import DeploymentStore, WorkerUse, open_store
 from ganger.worker import MAX_SLOTS, Worker
-from ganger_broker.deployments import Autoscale, Deployment
+from ganger_broker.deployments import Autoscale, Deployment, ReplicaRecord
 from ganger_broker.errors import InvalidInput, MissingExtra, StoreError
 from ganger_broker.settings import Settings, flag_name
 
@@ -49,6 +49,24 @@ class Given:
         """What runs its replicas."""
         return make_adapter(deployment.on, self.settings, deployment.options)
 
+    def uses(self, deployment: str) -> list[WorkerUse]:
+        """What the live workers of pools use; of replicas of this machine, with what the
+        processes use that they started."""
+        found = self.ask(lambda store: store.uses())
+        records = self.ask(lambda store: store.replicas(deployment))
+        return [_whole(use, records.get(use.worker)) for use in found]
+
+    def change(self, name: str, change: Callable[[Deployment], Deployment]) -> Deployment:
+        """The deployment as ``change`` makes it, kept.
+
+        Raises:
+            InvalidInput: there is none of that name.
+        """
+        changed = self.ask(lambda store: store.change(name, change))
+        if changed is None:
+            raise InvalidInput(f"deployment: there is no {name!r} any more")
+        return changed
+
     def one(self, name: str | None) -> Deployment:
         """The deployment of this name, or without one the only one.
 
@@ -64,6 +82,14 @@ class Given:
         if name not in every:
             raise InvalidInput(f"deployment: there is no {name!r}; there are {names}")
         return every[name]
+
+
+def _whole(use: WorkerUse, record: ReplicaRecord | None) -> WorkerUse:
+    if record is None:
+        return use
+    memory = max(use.memory_mb or 0.0, record.memory_mb or 0.0) or None
+    cpus = use.cpus if record.cpus is None else max(use.cpus or 0.0, record.cpus)
+    return use._replace(memory_mb=memory, cpus=cpus)
 
 
 def prepared(

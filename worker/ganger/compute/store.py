@@ -1,6 +1,6 @@
 """What is kept of deployments, in Redis; the dispatcher's side has the adapter."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from ganger.embedded import load_part
@@ -37,6 +37,12 @@ class DeploymentStore(Protocol):
 
     async def save(self, deployment: Deployment) -> None:
         """Keep it, in place of what was kept under its name."""
+
+    async def change(
+        self, name: str, change: Callable[[Deployment], Deployment]
+    ) -> Deployment | None:
+        """Keep what ``change`` makes of it, which is called again where somebody else was faster;
+        None where there is none."""
 
     async def forget(self, name: str) -> None:
         """Keep nothing of it any more."""

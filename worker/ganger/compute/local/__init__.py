@@ -28,6 +28,7 @@ LOOK = 0.1
 """Seconds between looks at how far it is, where somebody waits for it."""
 START_PATIENCE = 60.0
 """Seconds that replicas have to register in."""
+SUPERVISOR_PATIENCE = 30.0
 SILENT = 10_000
 """Milliseconds after which a supervisor on another machine counts as gone."""
 
@@ -64,9 +65,14 @@ class Local:
         return {}
 
     def running(self, deployment: Deployment, plan: Plan) -> list[Replica] | None:
-        """The replicas that the supervisor keeps."""
+        """The replicas that the supervisor keeps; without one, those of their processes that are
+        still there."""
         records = self._ask(lambda store: store.replicas(deployment.name))
+        supervisor = self._ask(lambda store: store.supervisor(deployment.name))
         kept = [r for r in records.values() if r.state is not ReplicaState.STOPPING]
+        here = supervisor is not None and supervisor.host == socket.gethostname()
+        if supervisor is not None and here and find(supervisor.pid, supervisor.began) is None:
+            kept = [record for record in kept if find(record.pid, record.began) is not None]
         return [Replica(record.pool, record.number, record.region) for record in kept]
 
     def apply(self, deployment: Deployment, plan: Plan) -> Iterator[str]:
@@ -100,8 +106,10 @@ class Local:
         said: dict[str, tuple[str, int]] = {}
         while True:
             records = self._ask(lambda store: store.replicas(deployment.name))
+            supervisor = self._ask(lambda store: store.supervisor(deployment.name))
             yield from _news(records, said)
-            if not records:
+            gone = supervisor is None or find(supervisor.pid, supervisor.began) is None
+            if not records and gone:  # it ends when all is down
                 return
             time.sleep(LOOK)
 
@@ -121,9 +129,12 @@ class Local:
         process = self._start_supervisor(deployment)
         log = self._log_of(deployment)
         yield f"supervisor started, pid {process.pid}; its log: {log}"
-        while record is None or record.pid != process.pid:
-            if process.poll() is not None:
-                raise DeployFailed(f"its supervisor ended at once; its log: {log}")
+        until = time.monotonic() + SUPERVISOR_PATIENCE
+        while record is None or find(record.pid, record.began) is None:
+            if process.poll() == 0:
+                return  # somebody else has just started one, or there was nothing left to do
+            if process.poll() or time.monotonic() > until:
+                raise DeployFailed(f"its supervisor does not come up; its log: {log}")
             time.sleep(LOOK)
             record = self._ask(lambda store: store.supervisor(deployment.name))
 

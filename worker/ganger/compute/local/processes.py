@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 
 from ganger.starving import NO_MEMORY
+from ganger_broker.settings import environment_name
 
-__all__ = ["ReplicaProcess", "find", "start", "worker_command"]
+__all__ = ["ReplicaProcess", "find", "start", "worker_command", "workers_of"]
 
 MB = 2**20
 CLOCK_SET = 5.0
@@ -28,6 +29,7 @@ class ReplicaProcess:
         self._child = child
         self.pid = process.pid
         self.began: float = process.create_time()
+        self._measured: tuple[float, float] | None = None
 
     @property
     def starved(self) -> bool:
@@ -51,6 +53,14 @@ class ReplicaProcess:
         """What it and the processes that it started hold, in MB of 2^20 bytes; what several of
         them share counts once."""
         return round(sum(map(_held, self._family())) / MB, 1)
+
+    def cpus(self, now: float) -> float | None:
+        """How many cores they kept busy since this was asked last, at ``now`` in seconds."""
+        used = sum(map(_cpu_time, self._family()))
+        before, self._measured = self._measured, (now, used)
+        if before is None or now <= before[0]:
+            return None
+        return round(max(0.0, used - before[1]) / (now - before[0]), 3)
 
     def _family(self) -> list[psutil.Process]:
         with suppress(psutil.Error):
@@ -79,6 +89,15 @@ def _held(process: psutil.Process) -> int:
         memory = process.memory_full_info()
         return int(getattr(memory, "pss", memory.rss))
     return 0
+
+
+def _cpu_time(process: psutil.Process) -> float:
+    """Seconds, of those of its children that have ended too."""
+    with suppress(psutil.Error):
+        times = process.cpu_times()
+        ended = getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+        return float(times.user + times.system + ended)
+    return 0.0
 
 
 def _words(status: int) -> str:
@@ -128,6 +147,25 @@ def find(pid: int | None, began: float | None) -> ReplicaProcess | None:
         if near and process.status() != psutil.STATUS_ZOMBIE:
             return ReplicaProcess(process, None)
     return None
+
+
+def workers_of(deployment: str, prefix: str) -> dict[str, tuple[ReplicaProcess, str, int, str]]:
+    """Processes of this machine that are replicas of a deployment, by their workers' ids: each
+    with its pool, its number and its region."""
+    found = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ValueError, KeyError, IndexError):
+            words = process.cmdline()
+            if words[1:4] != ["-m", "ganger", "worker"]:
+                continue
+            given = dict(zip(words[5::2], words[6::2], strict=False))
+            worker = given["--id"]
+            of, pool, number = worker.split(".")
+            under = process.environ().get(environment_name("prefix"), prefix)
+            if of == deployment and under == prefix and pool == given["--pool"]:
+                place = (pool, int(number), given["--region"])
+                found[worker] = (ReplicaProcess(process, None), *place)
+    return found
 
 
 def worker_command(
