@@ -8,6 +8,7 @@ from ganger_broker.definitions import StepDefinition, WorkflowDefinition
 from ganger_broker.messages import (
     Assignment,
     Event,
+    Heartbeat,
     Outcome,
     RunResult,
     StepFinished,
@@ -89,6 +90,12 @@ class Outside:
         await self._publishing.publish(
             [Outgoing(self.topology.exchange, key, encode(list(events)))]
         )
+
+    async def beat(self, worker: str, *attempts: str) -> None:
+        """Send heartbeats, until cancelled."""
+        while True:
+            await self.say(Heartbeat(worker, "1", list(attempts)))
+            await asyncio.sleep(0.5)
 
     async def trigger(
         self,

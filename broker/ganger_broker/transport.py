@@ -54,6 +54,7 @@ class Delivery(msgspec.Struct, frozen=True):
     ``tag`` identifies it there. ``routing_key`` is the one it was last routed by. ``new``: who
     sent it said so, and as far as is known it was neither sent nor delivered before. An earlier
     copy may still be overtaken by a later one, or come by another way: it is but a hint.
+    ``unreadable`` names the properties of these that it has and that could not be decoded.
     """
 
     body: bytes
@@ -66,6 +67,7 @@ class Delivery(msgspec.Struct, frozen=True):
     headers: dict[str, Any] = {}
     redelivered: bool = False
     new: bool = False
+    unreadable: str = ""
 
 
 class Subscription(Protocol):
@@ -133,8 +135,11 @@ class Transport(Protocol):
         *,
         prefetch: int,
         no_ack: bool = False,
+        priority: int = 0,
     ) -> Subscription:
         """Hand each message of ``queue`` to ``on_delivery``, at most ``prefetch`` unacknowledged.
+
+        Consumers of a lower ``priority`` get only what those of a higher one have no room for.
 
         ``on_delivery`` is not called before this has returned; it must not block and must
         not raise. A consumer that the server cancels (its queue was deleted) is set up

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
+from uuid import uuid4
 
 import structlog
 from msgspec.structs import replace
@@ -23,7 +24,6 @@ from .core.core import Core, Fact, TimerFailed
 from .core.effects import Beat, DeleteQueue, Effect
 from .core.events import expanded
 from .core.facts import (
-    BrokerRestored,
     EventPushed,
     ScheduleRequested,
     TimePassed,
@@ -32,11 +32,13 @@ from .core.facts import (
 from .core.scaling import Scaling
 from .core.schedules import one_off_schedules, tick_run_id
 from .core.state import Policy
+from .hearing import Hearing
 from .inbox import Inbox, Received
 from .intake import read, refusal
 from .metrics import Metrics
 from .outgoing import sendable
 from .sending import Sender
+from .stopping import done_unless
 from .store.redis_store import Message, NotNew, RedisStore
 
 __all__ = ["Term", "policy_of"]
@@ -94,10 +96,12 @@ class Term:
         transport: Transport,
         store: RedisStore,
         clock: Callable[[], int],
+        inbox: Inbox,
         skipped: set[tuple[str, str]],
         metrics: Metrics | None = None,
     ) -> None:
-        """``skipped``: wake-ups that the core failed on, in this term and those before."""
+        """``inbox`` may hold what a term before this one has not settled. ``skipped``: wake-ups
+        that the core failed on, in this term and those before."""
         self._dispatcher_id = dispatcher_id
         self._epoch = epoch
         self._settings = settings
@@ -111,9 +115,18 @@ class Term:
         self._core = Core(policy_of(self._settings), skipped)
         self._facts: deque[Fact] = deque()
         self._something = asyncio.Event()
-        self._inbox = Inbox(transport, settings.batch, self._something.set)
+        self._inbox = inbox
         self._over = asyncio.Event()
-        self._away = False
+        self.put_aside = False  # whether it ended on what the next term will not meet again
+        self._hearing = Hearing(
+            transport,
+            self._topology,
+            inbox,
+            self._log,
+            name=dispatcher_id,
+            timeout=settings.worker_timeout,
+            tell=self._tell,
+        )
         self._sender = Sender(
             transport,
             self._topology,
@@ -133,40 +146,49 @@ class Term:
             EpochSuperseded: another dispatcher leads.
             StoreError: Redis is away and it is to end.
         """
-        keepers = (self._keep_lease, self._keep_hearing, self._keep_metrics)
+        keepers = (self._keep_lease, self._hearing.keep, self._hearing.speak, self._keep_metrics)
         keeping = [asyncio.create_task(keep()) for keep in keepers]
         for task in keeping:
             task.add_done_callback(lambda _: self.end())
         try:
-            await self._take_over()
-            await self._inbox.consume(self._topology.triggers)
-            await self._inbox.consume(self._topology.events)
-            self._log.info("leading")
-            on_leading()
-            await self._work()
+            leading = self._lead(on_leading)
+            if not await done_unless(self._over, leading, self._settings.lease):
+                self._log.warning("cut_short")
             for task in keeping:
                 if task.done():
                     task.result()
         except Poisoned as poisoned:
             # the core may be half changed: bury it, and begin again from what is stored
             await self._bury(poisoned)
+            self.put_aside = True
         except NotNew:
             # a copy of a trigger came by a way nobody knew of: the core has begun its run anew,
-            # and nothing of that is stored. Given back, it counts as delivered before.
+            # and nothing of that is stored. The next term takes it for one delivered before.
             self._log.warning("not_new")
+            self.put_aside = True
         except TimerFailed as failed:
             # a defect; what it was about stands still until another dispatcher leads
             self._log.error(
                 "timer_failed", kind=failed.kind, name=failed.name, exc_info=failed.__cause__
             )
             self._skipped.add((failed.kind, failed.name))
+            self.put_aside = True
         finally:
             for task in keeping:
                 task.cancel()
-            await self._give_back()
+            await self._wind_up()
+
+    async def _lead(self, on_leading: Callable[[], None]) -> None:
+        await self._take_over()
+        self._inbox.begin(self._arrived)
+        await self._inbox.consume(self._topology.triggers)
+        await self._inbox.consume(self._topology.events)
+        self._log.info("leading")
+        on_leading()
+        await self._work()
 
     def end(self) -> None:
-        """End soon: commit and send what is being handled, give the rest back."""
+        """End soon: commit and send what is being handled, leave the rest."""
         self._over.set()
         self._something.set()
 
@@ -192,15 +214,6 @@ class Term:
                 # commits are fenced by the epoch, so trying on is safe
                 self._log.warning("store_unreachable", error=str(exc))
 
-    async def _keep_hearing(self) -> None:
-        """Be sure of the consumers well before workers count as silent that cannot be heard."""
-        idle = self._settings.worker_timeout / 4
-        while True:
-            await asyncio.sleep(idle)
-            if self._inbox.idle(idle):
-                await self._transport.declare(self._topology.shared())
-                await self._inbox.renew_idle(idle)
-
     async def _keep_metrics(self) -> None:
         """Say how it stands, where somebody asks."""
         if self._metrics is None:
@@ -225,8 +238,11 @@ class Term:
 
     def reconnected(self) -> None:
         """The broker was away and is back."""
-        self._away = False
-        self._tell(BrokerRestored())
+        self._hearing.reconnected()
+
+    def _arrived(self, queue: str) -> None:
+        self._hearing.arrived(queue)
+        self._something.set()
 
     def _tell(self, fact: Fact) -> None:
         self._facts.append(fact)
@@ -243,7 +259,7 @@ class Term:
             own: list[Fact] = list(self._facts)
             self._facts.clear()
             if self._due():
-                own.append(TimePassed(caught_up=self._caught_up()))
+                own.append(TimePassed(caught_up=self._hearing.good))
             batch = self._inbox.take()
             limit = self._settings.max_message_bytes
             facts = {received: read(received.delivery, limit) for received in batch}
@@ -274,12 +290,6 @@ class Term:
             except Exception as exc:
                 raise Poisoned(received) from exc
         return effects
-
-    def _caught_up(self) -> bool:
-        """Whether silence says anything: the broker is there, and what it brought was handled."""
-        if not self._transport.connected:
-            self._away = True
-        return not self._away and not self._inbox.has_from(self._topology.events)
 
     def _due(self) -> bool:
         wake_at = self._core.wake_at
@@ -369,8 +379,13 @@ class Term:
         beats, self._beats = self._beats, []
         effects = beats + effects
         self._committed_at = self._clock()
+        named = uuid4().hex
+
+        async def commit() -> None:
+            await self._store.commit(self._epoch, effects, outbox, sent, new, named)
+
         try:
-            await self._persist(lambda: self._store.commit(self._epoch, effects, outbox, sent, new))
+            await self._persist(commit)
         except NotNew:
             self._sender.sent += sent  # not taken out yet
             raise
@@ -399,11 +414,10 @@ class Term:
         effects = Core(policy_of(self._settings)).handle(fact, self._clock())
         await self._carry_out(effects, [poisoned.received])
 
-    async def _give_back(self) -> None:
-        """Stop consuming; send what was committed; the rest is for the next leader."""
-        await self._inbox.close()
+    async def _wind_up(self) -> None:
+        """Send what was committed; what is not settled then is for the next leader."""
         await self._sender.settle(self._settings.lease)
         if self._sender.sent:
-            with contextlib.suppress(StoreError):
-                await self._store.commit(self._epoch, [], sent=self._sender.take_sent())
-        self._inbox.give_back()
+            with contextlib.suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(self._settings.lease):
+                    await self._store.commit(self._epoch, [], sent=self._sender.take_sent())

@@ -223,8 +223,9 @@ async def test_nothing_to_publish(transport: Transport) -> None:
         Outgoing("", "key", b"", headers={"object": object()}),
         Outgoing("", "k" * 256, b""),
         Outgoing("", "key", b"", message_id="i" * 256),
+        Outgoing("", "key", b"", headers={"long": "x" * 2**17}),
     ],
-    ids=["header", "key", "id"],
+    ids=["header", "key", "id", "headers"],
 )
 async def test_what_cannot_be_packed_is_told_to_its_publisher_only(
     bench: Bench, transport: Transport, bad: Outgoing

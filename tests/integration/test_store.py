@@ -99,6 +99,16 @@ async def test_a_run_that_is_not_new_has_nothing_written(place: Place) -> None:
     assert (await place.hash(place.keys.stats))["n"] == "1"
 
 
+async def test_a_batch_whose_answer_was_lost_is_not_stored_twice(place: Place) -> None:
+    epoch, _ = await place.store.lease("leader", LEASE)
+    for batch in ("1", "1", "2", "2"):
+        await place.store.commit(epoch, [do.Count("n"), do.Note("n", {})], batch=batch)
+    await place.store.commit(epoch, [do.Count("n")])
+    await place.store.commit(epoch, [do.Count("n")])
+    assert await place.hash(place.keys.stats) == {"n": "4"}
+    assert await place.redis.xlen(place.keys.feed) == 2
+
+
 async def test_effects_that_only_send_need_no_commit(place: Place) -> None:
     await place.commit(do.DeleteQueue("a"))
     assert await place.names() == {"leader"}

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from aiormq import Channel, spec
 from aiormq.abc import DeliveredMessage
+from pamqp.common import Arguments
 
 from ganger_broker.transport import Delivery
 
@@ -34,6 +35,7 @@ class Consumer:
         *,
         prefetch: int,
         no_ack: bool,
+        priority: int,
         on_lost: Callable[["Consumer"], None],
     ) -> None:
         """``on_lost`` is called when it has to be opened again."""
@@ -42,6 +44,7 @@ class Consumer:
         self._on_delivery = on_delivery
         self._prefetch = prefetch
         self._no_ack = no_ack
+        self._arguments: Arguments | None = {"x-priority": priority} if priority else None
         self._on_lost = on_lost
         self._opening = asyncio.Lock()
         self._session: Session | None = None
@@ -105,7 +108,11 @@ class Consumer:
                 async with wrapping(f"consumer of queue {self.queue!r}"):
                     await channel.basic_qos(prefetch_count=0 if self._no_ack else self._prefetch)
                     await channel.basic_consume(
-                        self.queue, _unused, no_ack=self._no_ack, consumer_tag=self._tag
+                        self.queue,
+                        _unused,
+                        no_ack=self._no_ack,
+                        consumer_tag=self._tag,
+                        arguments=self._arguments,
                     )
             except BaseException:
                 self._lose(self._generation)

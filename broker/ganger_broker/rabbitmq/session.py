@@ -16,7 +16,10 @@ from ganger_broker.topology import Binding, Exchange, Queue
 
 from .frames import Tap, TapFactory
 
-__all__ = ["ConnectionLost", "ConnectionRefused", "Session", "attempt", "reason_of", "wrapping"]
+__all__ = [
+    *("HEARTBEAT", "ConnectionLost", "ConnectionRefused", "Session"),
+    *("attempt", "reason_of", "wrapping"),
+]
 
 CONNECT_TIMEOUT = 10.0
 """Seconds until an attempt to connect is given up, and another made."""
@@ -53,7 +56,7 @@ class Session:
         self._connection.closing.add_done_callback(lambda _: self._gone.set())
 
     @classmethod
-    async def open(cls, url: str, name: str) -> "Session":
+    async def open(cls, url: str, name: str, heartbeat: int = HEARTBEAT) -> "Session":
         """Connect, named ``name`` in the broker's list of connections.
 
         Raises:
@@ -61,7 +64,7 @@ class Session:
             ConnectionLost: no broker answers.
         """
         given = URL(url)
-        given = given.update_query({"heartbeat": HEARTBEAT, **given.query})
+        given = given.update_query({"heartbeat": heartbeat, **given.query})
         factory = TapFactory(given)
         connection = aio_pika.Connection(given, client_properties={"connection_name": name})
         connection.kwargs["transport_factory"] = factory  # `aio_pika.connect` takes only texts

@@ -6,6 +6,7 @@ for a message that takes ten times as long as this does. All other frames are le
 
 from collections.abc import Callable
 from struct import Struct
+from struct import error as StructError  # noqa: N812
 from typing import Any, Protocol
 
 from pamqp import decode, encode
@@ -21,6 +22,10 @@ __all__ = [
 FRAME = Struct(">BHI")
 """What a frame begins with: its kind, its channel, the size of what follows but for its end."""
 FRAME_END = 0xCE
+MOST_SHORT = 255
+"""Bytes of a short text."""
+UNDECODABLE = (ValueError, TypeError, IndexError, OverflowError, OSError, StructError)
+"""What decoding raises, dates out of range included."""
 METHOD, HEADER, BODY, HEARTBEAT_KIND = 1, 2, 3, 8
 KINDS = (METHOD, HEADER, BODY, HEARTBEAT_KIND)
 HEARTBEAT = FRAME.pack(HEARTBEAT_KIND, 0, 0) + bytes([FRAME_END])
@@ -58,7 +63,8 @@ def publish_frames(
     ``again``: it was sent before, so it is not new.
 
     Raises:
-        TypeError, ValueError: a text is too long, or a header's value has no type of AMQP's.
+        TypeError, ValueError: a text is too long, a header's value has no type of AMQP's, or all
+            headers are too long.
     """
     method = (
         _PUBLISH
@@ -68,6 +74,9 @@ def publish_frames(
         + (b"\x01" if message.mandatory else b"\x00")
     )
     header = _header(message, message_id, new=message.new and not again)
+    over = len(header) - most
+    if over > 0:  # the server would close the connection, and everybody's deliveries come again
+        raise ValueError(f"its headers are {over} bytes longer than a frame may be")
     body = message.body
     frames = [_frame(METHOD, channel, method), _frame(HEADER, channel, header)]
     frames += [_frame(BODY, channel, body[at : at + most]) for at in range(0, len(body), most)]
@@ -137,37 +146,61 @@ class _Properties:
         "new",
         "reply_to",
         "size",
+        "unreadable",
     )
 
-    def __init__(self, data: bytes, at: int) -> None:
-        self.content_type = self.correlation_id = self.reply_to = self.message_id = None
+    def __init__(self, data: bytes, at: int, end: int) -> None:
+        self.content_type: str | None = None
+        self.correlation_id: str | None = None
+        self.reply_to: str | None = None
+        self.message_id: str | None = None
         self.headers: dict[str, Any] = {}
+        self.new = False
+        self.unreadable: list[str] = []
         _, _, self.size, flags = _CONTENT.unpack_from(data, at)
-        at += _CONTENT.size
+        try:
+            after = self._read(data, at + _CONTENT.size, flags)
+        except (IndexError, StructError):
+            after = end + 1
+        if after > end:
+            self.unreadable.append("properties")
+
+    def _read(self, data: bytes, at: int, flags: int) -> int:
+        """Read those that ``flags`` say are there; where what was read of them ends."""
         more = flags
         while more & _MORE_FLAGS:  # none of these is of use, or in use
             (more,) = _FLAGS.unpack_from(data, at)
             at += _FLAGS.size
         if flags & _CONTENT_TYPE:
-            self.content_type, at = _text(data, at)
+            self.content_type, at = self._needed("content_type", data, at)
         if flags & _CONTENT_ENCODING:
             at += 1 + data[at]
         if flags & _HEADERS:
             self.headers, at = _table(data, at)
         at += bool(flags & _DELIVERY_MODE) + bool(flags & _PRIORITY)
         if flags & _CORRELATION_ID:
-            self.correlation_id, at = _text(data, at)
+            self.correlation_id, at = self._needed("correlation_id", data, at)
         if flags & _REPLY_TO:
-            self.reply_to, at = _text(data, at)
+            self.reply_to, at = self._needed("reply_to", data, at)
+            if "reply_to" in self.unreadable:
+                self.reply_to = None  # no queue has such a name
         if flags & _EXPIRATION:
             at += 1 + data[at]
         if flags & _MESSAGE_ID:
-            self.message_id, at = _text(data, at)
+            self.message_id, at = self._needed("message_id", data, at)
         if flags & _TIMESTAMP:
             at += 8
         # what was dead-lettered has been delivered before, and may have been moved back
         dead = "x-death" in self.headers
         self.new = bool(flags & _TYPE) and data.startswith(_NEW, at) and not dead
+        return at
+
+    def _needed(self, name: str, data: bytes, at: int) -> tuple[str, int]:
+        """A text that says what is to be done with the message; where it is none, that is said."""
+        text, end = _text(data, at)
+        if "�" in text and text.encode() != data[at + 1 : end]:
+            self.unreadable.append(name)
+        return text, end
 
 
 class Deliveries:
@@ -189,7 +222,7 @@ class Deliveries:
             self._parts.append(data[at:end])
             self._left -= end - at
         elif kind == HEADER:
-            self._properties = _Properties(data, at)
+            self._properties = _Properties(data, at, end)
             self._left = self._properties.size
         elif data.startswith(_DELIVER, at):
             self._begin(data, at + 4)
@@ -222,6 +255,7 @@ class Deliveries:
                 properties.headers,
                 bool(self._redelivered),
                 properties.new and not self._redelivered,
+                ", ".join(f"{name}: cannot be decoded" for name in properties.unreadable),
             )
         )
 
@@ -242,7 +276,7 @@ class Confirms:
     def take(self, kind: int, data: bytes, at: int, end: int) -> bool:
         """Take it; see ``Taker``."""
         if kind == HEADER:  # of a message that came back: all else of it is known here
-            self._on_return(_Properties(data, at).message_id)
+            self._on_return(_Properties(data, at, end).message_id)
         elif kind == METHOD and not data.startswith(_RETURN, at):
             acked = data.startswith(_ACK, at)
             if not acked and not data.startswith(_NACK, at):
@@ -253,14 +287,19 @@ class Confirms:
 
 
 def _text(data: bytes, at: int) -> tuple[str, int]:
-    # "replace": others may send what is no UTF-8, and it must not cost us the connection
     end = at + 1 + data[at]
-    return data[at + 1 : end].decode(errors="replace"), end
+    try:
+        return data[at + 1 : end].decode(), end
+    except UnicodeDecodeError:
+        # others may send what is no UTF-8, and it must not cost us the connection; with the
+        # replacements it still has to fit where it came from
+        text = data[at + 1 : end].decode(errors="replace")
+        return text.encode()[:MOST_SHORT].decode(errors="ignore"), end
 
 
 def _table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
     end = at + 4 + int.from_bytes(data[at : at + 4])
     try:
         return decode.field_table(data[at:end])[1], end
-    except ValueError:
-        return {}, end  # as above
+    except UNDECODABLE as exc:
+        return {"ganger-headers": f"left out, they cannot be decoded: {exc}"}, end

@@ -92,7 +92,7 @@ def _metrics(settings: Settings, name: str) -> Iterator[Metrics | None]:
 
 async def _dispatch(settings: Settings, metrics: Metrics | None) -> None:
     store = RedisStore(open_redis(settings.redis_url), settings.keys(), settings.feed_length)
-    transport = open_transport(settings, "dispatcher")
+    transport = open_transport(settings, "dispatcher", missed_soon=True)
     service = Dispatcher(settings, transport, store, metrics=metrics)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

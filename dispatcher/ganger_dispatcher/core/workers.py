@@ -18,7 +18,12 @@ from ganger_broker.messages import (
 )
 from ganger_broker.pool_labels import pool_of_worker
 
-from .attempts import attempt_lost, attempt_returned, is_current, is_started
+from .attempts import (
+    attempt_lost,
+    attempt_returned,
+    is_current,
+    is_started,
+)
 from .effects import (
     Beat,
     Count,

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 from redis.asyncio import Redis
@@ -108,9 +109,13 @@ class RedisStore:
         outbox: dict[str, Message] | None = None,
         sent: Sequence[str] = (),
         new: Sequence[str] = (),
+        batch: str | None = None,
     ) -> None:
         """Store all of it or nothing. ``outbox``: messages to keep until they are ``sent``.
         ``new``: ids of runs that were not there before this.
+
+        ``batch`` names it: what is committed again under the name of the last commit, as no
+        answer came, is not stored twice.
 
         Raises:
             EpochSuperseded: the epoch is not the newest; nothing was written.
@@ -126,7 +131,8 @@ class RedisStore:
         if not commands:
             return
         absent = [self._keys.run(run_id) for run_id in new]
-        words = (epoch, msgspec.json.encode(commands), msgspec.json.encode(absent))
+        encode = msgspec.json.encode
+        words = (epoch, batch or uuid4().hex, encode(commands), encode(absent))
         outcome = await asked(self._commit(keys=[self._keys.leader], args=words))
         if outcome < 0:
             raise NotNew("a run that was to be new is there already")
