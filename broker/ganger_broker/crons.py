@@ -1,6 +1,6 @@
 """Crons: when a workflow runs by the clock, and what of ticks at which nobody led."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from typing import Annotated, Any
@@ -14,6 +14,10 @@ from .errors import InvalidInput
 from .fields import Priority
 
 __all__ = ["Cron", "MissedTicks", "check_cron", "next_tick"]
+
+_SECOND = timedelta(seconds=1)
+_NO_TWO_CHANGES = timedelta(hours=12)
+"""No zone puts its clock on and back within it."""
 
 
 class MissedTicks(StrEnum):
@@ -74,12 +78,56 @@ def next_tick(cron: Cron, after: int) -> int | None:
         CronSimError: the expression is none.
     """
     zone = _zone(cron.timezone)
-    begin = datetime.fromtimestamp(after / 1000, UTC).astimezone(zone)
-    for tick in CronSim(cron.expression, begin):
+    begin = datetime.fromtimestamp(after // 1000, UTC)
+    ticks = CronSim(cron.expression, begin.astimezone(zone))
+    if ticks.fixup_tz is None:
+        tick = _as_time_passes(cron.expression, zone, begin)
+        return None if tick is None else round(tick.timestamp() * 1000)
+    for tick in ticks:
         at = round(tick.timestamp() * 1000)
         if at > after:  # in an hour's second time cronsim still gives ticks of its first
             return at
     return None
+
+
+def _as_time_passes(expression: str, zone: ZoneInfo, after: datetime) -> datetime | None:
+    """The first time after this one at which the zone's clock shows a tick.
+
+    From one change of the clock to the next one, each by itself: cronsim takes such changes for
+    whole hours, which not all are.
+    """
+    since, offset = after, _offset(zone, after)
+    shown = (after + offset).replace(tzinfo=None)
+    while True:
+        tick = next(CronSim(expression, shown), None)
+        if tick is None:
+            return None
+        at = tick.replace(tzinfo=UTC) - offset
+        change = _first_change(zone, since, at)
+        if change is None:
+            return at
+        since, offset = change, _offset(zone, change)
+        shown = (change + offset).replace(tzinfo=None) - _SECOND
+
+
+def _first_change(zone: ZoneInfo, after: datetime, until: datetime) -> datetime | None:
+    """When the zone's clock is first put on or back after one time, until the other."""
+    while after < until:
+        later = min(after + _NO_TWO_CHANGES, until)
+        if _offset(zone, after) != _offset(zone, later):
+            while later - after > _SECOND:
+                middle = after + timedelta(seconds=(later - after).total_seconds() // 2)
+                if _offset(zone, middle) == _offset(zone, after):
+                    after = middle
+                else:
+                    later = middle
+            return later
+        after = later
+    return None
+
+
+def _offset(zone: ZoneInfo, at: datetime) -> timedelta:
+    return at.astimezone(zone).utcoffset() or timedelta()
 
 
 @lru_cache(256)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import InvalidInput
+from .model_values import dumped, is_model
 
 __all__ = ["plain"]
 
@@ -23,12 +24,12 @@ def plain(value: Any, place: str = "$", depth: int = 0) -> Any:
     """A copy of ``value`` made of dict, list, str, int, float, bool and None only.
 
     Tuples become lists, subclasses of str, int and float their plain value, and pydantic
-    models what they dump.
+    models what they can be read again from.
 
     Raises:
         InvalidInput: something in it is none of these, a map's key is not a string, a number
-            is not finite or beyond 64 bits, or a string is not valid Unicode; the text names
-            the path.
+            is not finite or beyond 64 bits, a string is not valid Unicode, or a secret would
+            be sent as stars; the text names the path.
     """
     kind = type(value)
     if value is None or kind is bool:
@@ -50,8 +51,8 @@ def plain(value: Any, place: str = "$", depth: int = 0) -> Any:
         }
     if isinstance(value, list | tuple):
         return [plain(item, f"{place}[{at}]", depth + 1) for at, item in enumerate(value)]
-    if hasattr(kind, "model_dump"):
-        return plain(value.model_dump(mode="json"), place, depth)
+    if is_model(value):
+        return plain(dumped(value, place), place, depth)
     raise InvalidInput(
         f"{place}: {kind.__module__}.{kind.__qualname__} has no JSON form; use map, list, "
         "string, number, bool, None or a pydantic model"

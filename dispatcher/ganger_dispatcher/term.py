@@ -52,6 +52,8 @@ _PRUNE_EVERY = 60.0
 _TIDY_AFTER = 1.0
 """Seconds of idleness until what waits for the next commit gets one of its own: heartbeats
 to note, messages to take out of the outbox."""
+_LONGEST_HOLD = 0.05
+"""Seconds that a batch keeps the event loop for itself."""
 _STORE_RETRY = 0.2
 """Seconds between tries while Redis is away."""
 
@@ -149,7 +151,7 @@ class Term:
         keepers = (self._keep_lease, self._hearing.keep, self._hearing.speak, self._keep_metrics)
         keeping = [asyncio.create_task(keep()) for keep in keepers]
         for task in keeping:
-            task.add_done_callback(lambda _: self.end())
+            task.add_done_callback(self._keeps_no_more)
         try:
             leading = self._lead(on_leading)
             if not await done_unless(self._over, leading, self._settings.lease):
@@ -186,6 +188,11 @@ class Term:
         self._log.info("leading")
         on_leading()
         await self._work()
+
+    def _keeps_no_more(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # seen: what else ends because of it may be told first
+        self.end()
 
     def end(self) -> None:
         """End soon: commit and send what is being handled, leave the rest."""
@@ -265,7 +272,7 @@ class Term:
             facts = {received: read(received.delivery, limit) for received in batch}
             self._expand_events(facts)
             new = await self._look_up_ended(facts)
-            effects = self._decide(own, facts)
+            effects = await self._decide(own, facts)
             if batch and self._can_wait(effects):
                 self._beats += effects
                 self._inbox.settle(batch)
@@ -277,9 +284,14 @@ class Term:
         lately = self._clock() - self._committed_at < _TIDY_AFTER * 1000
         return lately and all(isinstance(effect, Beat) for effect in effects)
 
-    def _decide(self, own: list[Fact], facts: dict[Received, list[Fact]]) -> list[Effect]:
-        """Feed the core; a delivery that it cannot handle is named."""
+    async def _decide(self, own: list[Fact], facts: dict[Received, list[Fact]]) -> list[Effect]:
+        """Feed the core; a delivery that it cannot handle is named.
+
+        A batch of what takes long leaves room for the lease to be renewed.
+        """
         now = self._clock()
+        clock = asyncio.get_running_loop().time
+        rested = clock()
         effects: list[Effect] = []
         for fact in own:
             effects += self._core.handle(fact, now)
@@ -289,6 +301,9 @@ class Term:
                     effects += self._core.handle(fact, now)
             except Exception as exc:
                 raise Poisoned(received) from exc
+            if clock() - rested > _LONGEST_HOLD:
+                await asyncio.sleep(0)
+                rested = clock()
         return effects
 
     def _due(self) -> bool:

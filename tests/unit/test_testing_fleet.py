@@ -317,3 +317,12 @@ def test_a_stub_that_is_wrong_costs_no_other_one(ganger_fleet: Fleet) -> None:
         ganger_fleet.stub("typo:x")
     ganger_fleet.stub("one:one", returns=5)
     assert ganger_fleet.run("one").output == {"one": 5}
+
+
+def test_a_run_says_how_it_is_when_it_is_shown(app: Ganger, fleet: Fleet) -> None:
+    @app.task()
+    async def nothing(input: dict[str, Any], context: Context) -> None: ...
+
+    fleet.worker("w", app)
+    run = fleet.run("nothing")
+    assert repr(run) == "Run(id='nothing-1', workflow='nothing', status='succeeded')"

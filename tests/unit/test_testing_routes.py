@@ -99,7 +99,7 @@ def test_a_step_waits_for_the_worker_it_prefers_as_long_as_it_says(fleet: Fleet)
     fleet.worker("cold", app, slots=5)
     fleet.start(work, {"lasts": 1})
     short = fleet.start(work, {"lasts": 60})
-    assert "it rather waits for a worker that it prefers" in short.explain()
+    assert "it rather waits for a worker with warm EQUAL 1 (there, or coming)" in short.explain()
     fleet.advance("1s")
     assert short.step("work").worker == "warm"
     long = fleet.start(work, {"lasts": 1})

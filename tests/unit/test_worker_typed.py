@@ -1,11 +1,13 @@
 """Typed inputs and outputs: pydantic models on the way in, on the way out, and between steps."""
 
+import asyncio
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, Field, field_validator
 
 from ganger import Context, Ganger, InvalidWorkflow, RunFailed
+from ganger.testing import Fleet
 from ganger.workflow import declaration_of
 
 PATIENCE = 20.0
@@ -156,3 +158,34 @@ async def test_a_task_that_says_so_returns_an_object(app: Ganger) -> None:
             Bill(total=3, order=Order(seats=3))
         ]
     await app.admin.aio.close()
+
+
+def test_typed_steps_go_by_required_labels_and_survive_a_lost_worker(
+    app: Ganger, fleet: Fleet
+) -> None:
+    @app.workflow(input_validator=Order)
+    class Shop:
+        @app.step(desired_worker_labels={"gpu": 1}, timeout="1h")
+        async def price(self, context: Context) -> Bill:
+            order = context.workflow_input()
+            await asyncio.sleep(60)
+            return Bill(total=order.seats, order=order)
+
+        @app.step(parents=["price"], desired_worker_labels={"gpu": 0})
+        async def send(self, context: Context) -> str:
+            return f"{context.step_output('price').order.name} on {context.worker.name()}"
+
+    fleet.worker("cpu", app, labels={"gpu": 0})
+    fleet.worker("gpu", app, labels={"gpu": 1})
+    run = fleet.start("shop", Order(seats=2))
+    fleet.advance("30s")
+    fleet.kill("gpu")
+    bad = fleet.run("shop", {"seats": "two"})
+    assert (bad.status, bad.error and bad.error.reason) == ("failed", "INVALID_INPUT")
+    fleet.worker("other", app, labels={"gpu": 1})
+    fleet.advance("2m")
+    assert run.output == {
+        "price": {"total": 2.0, "order": {"seats": 2, "name": "Ada"}},
+        "send": "Ada on cpu",
+    }
+    assert run.step("price").workers == ("gpu", "other")

@@ -100,22 +100,32 @@ async def test_a_task_is_a_workflow_of_one_step_and_returns_what_it_returns(app:
     await app.admin.aio.close()
 
 
-async def test_blocking_a_workers_own_loop_is_refused(app: Ganger) -> None:
-    @app.task()
-    async def inner(input: Input, context: Context) -> int:
-        return 1
+async def test_blocking_a_workers_own_loop_is_refused_before_anything_runs(app: Ganger) -> None:
+    ran: list[Any] = []
 
     @app.task()
-    async def outer(input: Input, context: Context) -> str:
-        with pytest.raises(RuntimeError) as caught:
-            inner.run({})
-        return str(caught.value)
+    async def inner(input: Input, context: Context) -> None:
+        ran.append(input)
+
+    @app.task()
+    async def outer(input: Input, context: Context) -> list[str]:
+        said = []
+        for call in (lambda: inner.run({}), lambda: inner.run_many([{}] * 5)):
+            with pytest.raises(RuntimeError) as caught:
+                call()
+            said.append(str(caught.value))
+        return said
 
     worker = app.worker("w")
     worker.register_workflow(inner)
     worker.register_workflow(outer)
     async with worker:
-        assert "await" in await outer.aio_run({}, timeout=PATIENCE)
+        one, many = await outer.aio_run({}, timeout=PATIENCE)
+        assert one.startswith("inner.run() would block the event loop")
+        assert "await inner.aio_run(…)" in one
+        assert "await inner.aio_run_many(…)" in many
+        await inner.aio_run({"last": True}, timeout=PATIENCE)
+    assert ran == [{"last": True}]
     await app.admin.aio.close()
     await asyncio.to_thread(app.close)
 
@@ -133,6 +143,11 @@ def test_what_is_wrong_is_said_where_it_is_written(app: Ganger) -> None:
         app.task(step)  # type: ignore[arg-type]
     with pytest.raises(InvalidWorkflow, match=r"one of functions needs a name"):
         app.workflow().task()(step)
+    for option in ({"on_failure": True}, {"parents": ["x"]}):
+        with pytest.raises(InvalidWorkflow, match="task 'p4': has one step"):
+            app.task("p4", **option)
+    with pytest.raises(InvalidWorkflow, match="task 'step': is a task or a workflow already"):
+        app.task()(app.task()(step))
     wf = app.workflow(name="one")
     wf.task(parents=["gone"])(step)
     with pytest.raises(InvalidWorkflow, match="there is no step 'gone'"):
@@ -141,6 +156,19 @@ def test_what_is_wrong_is_said_where_it_is_written(app: Ganger) -> None:
         app.workflow(name="one").task()(step)
     with pytest.raises(InvalidWorkflow, match="has functions already, and no class"):
         wf(type("Late", (), {}))
+
+
+async def test_a_task_can_be_called_as_the_function_it_is(app: Ganger) -> None:
+    @app.task()
+    async def double(input: Input, context: Context | None) -> int:
+        return int(input["n"]) * 2
+
+    @app.task()
+    def half(input: Input, context: Context | None) -> float:
+        return float(input["n"]) / 2
+
+    assert await double({"n": 2}, None) == 4
+    assert half({"n": 2}, context=None) == 1
 
 
 def test_tasks_come_before_it_is_used(app: Ganger) -> None:

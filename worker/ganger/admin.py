@@ -234,6 +234,10 @@ _RIGHT = {
 }
 
 
+_MOST_SHOWN = 200
+"""Characters of a wrong value in what is said of it."""
+
+
 def checked(fields: dict[str, Any], kind: type[M]) -> M:
     """The message of these fields.
 
@@ -245,7 +249,9 @@ def checked(fields: dict[str, Any], kind: type[M]) -> M:
     except msgspec.ValidationError as exc:
         message, _, place = str(exc).rpartition(" - at `$.")
         field = place.rstrip("`")
-        raise InvalidInput(f"{field}: {fields.get(field)!r} {_RIGHT.get(field, message)}") from exc
+        given = repr(fields.get(field))
+        shown = given if len(given) <= _MOST_SHOWN else f"{given[:_MOST_SHOWN]}…"
+        raise InvalidInput(f"{field}: {shown} {_RIGHT.get(field, message)}") from exc
 
 
 def _blocking(

@@ -128,8 +128,15 @@ class Ganger:
             InvalidLabel: a desired label is wrong; the text names it.
         """
         check_parentheses(name, "task")
+        if "on_failure" in options or "parents" in options:
+            raise InvalidWorkflow(
+                f"task {name!r}: has one step, and so no parents and none for failures; for "
+                "several: app.workflow(name=…)"
+            )
 
         def decorate(function: Callable[..., Any]) -> Task:
+            if isinstance(function, Workflow):
+                raise InvalidWorkflow(f"task {function.name!r}: is a task or a workflow already")
             given = getattr(function, "__name__", "").lower() if name is None else name
             workflow = {
                 "on_events": on_events,

@@ -9,12 +9,32 @@ from weakref import WeakSet
 
 from ganger_broker.event_loop import new_event_loop
 
-__all__ = ["BackgroundLoop", "loops_at_work"]
+__all__ = ["BackgroundLoop", "check_may_block", "loops_at_work"]
 
 T = TypeVar("T")
 
 loops_at_work: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 """Loops that a worker has run on: to block one may be to wait for oneself."""
+
+
+def check_may_block(
+    what: str, instead: str, needed: asyncio.AbstractEventLoop | None = None
+) -> None:
+    """Refuse to wait here for a run where the loop that runs here has to bring it to its end: one
+    that a worker has run on, or the one that is ``needed``.
+
+    Raises:
+        RuntimeError: it is such a loop; the text says what to write ``instead``.
+    """
+    try:
+        here = asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    if here is needed or here in loops_at_work:
+        raise RuntimeError(
+            f"{what} would block the event loop that the result needs: "
+            f"{instead}, or call it from a step that is a plain function"
+        )
 
 
 class BackgroundLoop:

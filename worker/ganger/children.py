@@ -85,6 +85,20 @@ class Children:
         self._admin = admin
         self._waiting = waiting
         self._spawned = 0
+        self.is_over = False
+        """The step has ended."""
+
+    def are_of(self, admin: "AsyncAdmin") -> bool:
+        """Whether they are run with this one, and so by the app that it is of."""
+        return self._admin is admin
+
+    def waiting(self) -> AbstractAsyncContextManager[None]:
+        """While it is open the step waits, and its slot is for others."""
+        return self._waiting()
+
+    def is_on_its_loop(self) -> bool:
+        """Whether the worker's loop runs here."""
+        return asyncio.get_running_loop() is self._loop
 
     async def spawn_workflow(
         self,

@@ -32,7 +32,8 @@ from ganger_broker.schedules import ScheduleList
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Delivery, Outgoing, Transport
 
-from .background import loops_at_work
+from .background import check_may_block
+from .current_step import children_here, slot_lent_here
 from .publishing import publish_until_confirmed
 from .stream_reader import StreamReader
 
@@ -96,7 +97,8 @@ class WorkflowRunRef:
     async def result(self, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109
         """Wait for the run's end; what each step returned, by its name.
 
-        ``timeout``: seconds to wait; the run goes on after that.
+        ``timeout``: seconds to wait; the run goes on after that. In a step, its slot is for
+        others meanwhile.
 
         Raises:
             RunFailed: it failed; the text names step, attempt and exception.
@@ -104,7 +106,8 @@ class WorkflowRunRef:
             TimeoutError: it has not ended in time.
             TransportClosed: its client was closed.
         """
-        return await self._there(self._ended(timeout))
+        async with slot_lent_here():
+            return await self._there(self._ended(timeout))
 
     def sync_result(self, timeout: float | None = None) -> dict[str, Any]:
         """The same as ``result``, blocking.
@@ -113,6 +116,9 @@ class WorkflowRunRef:
             RuntimeError: the event loop that runs here is the one it was triggered on, or
                 one with a worker, which this would block for ever: ``await result()``.
         """
+        children = children_here()
+        if children is not None:
+            return children.blocking(self.result(timeout), "await result()")
         return self._blocking(self._ended(timeout), "sync_result()", "await result()")
 
     def stream(self) -> AsyncIterator[StreamItem]:
@@ -169,15 +175,10 @@ class WorkflowRunRef:
 
     def _blocking(self, work: Coroutine[Any, Any, T], what: str, instead: str) -> T:
         try:
-            here = asyncio.get_running_loop()
+            check_may_block(what, instead, self._loop)
         except RuntimeError:
-            here = None
-        if here is not None and (here is self._loop or here in loops_at_work):
             work.close()
-            raise RuntimeError(
-                f"{what} would block the event loop that the result needs: "
-                f"{instead}, or call it from a step that is a plain function"
-            )
+            raise
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()

@@ -10,7 +10,6 @@ from ganger_broker.codec import encode_event
 from ganger_broker.errors import InvalidInput, MalformedMessage
 from ganger_broker.labels import LabelValue
 from ganger_broker.messages import Assignment, FailureReason, Outcome, RunError, StepFinished
-from ganger_broker.plain_values import plain
 
 from .context import UnfitInput
 from .failures import NonRetryable, RetryAfter, error_of
@@ -58,7 +57,7 @@ class Ends:
         place = f"what {assignment.workflow}:{assignment.step} returned: $"
         kind = step.returned.get(assignment.step) if step is not None else None
         try:
-            output = plain(checked_output(kind, output, place), place)
+            output = checked_output(kind, output, place)
             packed = self._pack(assignment, Outcome.SUCCEEDED, output=output)
             if len(packed) > self._max_bytes:
                 raise InvalidInput(

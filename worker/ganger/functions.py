@@ -6,14 +6,16 @@ declared, registered and run like one that was written out.
 
 import asyncio
 import inspect
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ganger_broker.errors import InvalidInput, InvalidWorkflow
 
+from .background import check_may_block
+from .children import ChildRef, Children
 from .client import WorkflowRunRef
+from .current_step import children_here
 from .step import F, declare_step, mark_step
 from .typed import Returned
 from .workflow import C, Declaration, bind, declaration_of, declare_workflow
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from .app import Ganger
 
 __all__ = ["Task", "Workflow"]
+
+T = TypeVar("T")
 
 Input = Mapping[str, Any]
 
@@ -37,6 +41,7 @@ class Workflow:
         self._name = name
         self._options = dict(options)
         self._methods: dict[str, Callable[..., Any]] = {}
+        self._functions: list[Callable[..., Any]] = []
         self._made: object | None = None
 
     def __call__(self, cls: C) -> C:
@@ -90,6 +95,7 @@ class Workflow:
             if not self._methods:
                 self._app.add_workflow(self._name, self)
             self._methods[f"step_{len(self._methods)}"] = _method(function)
+            self._functions.append(function)
             return function
 
         return decorate
@@ -121,12 +127,14 @@ class Workflow:
         """Run it and wait for its result: what each step returned, by its name.
 
         ``timeout``: seconds to wait. The other fields, and what is raised, are those of
-        ``admin.run_workflow`` and ``WorkflowRunRef.sync_result``.
+        ``admin.run_workflow`` and ``WorkflowRunRef.sync_result``. In a step, without a
+        ``run_id``, the run is its child, as from ``context.spawn_workflow``.
         """
-        return self.output_of(self.run_no_wait(input, **fields).sync_result(timeout))
+        self._check_may_block("run", "aio_run")
+        return self._wait(self.aio_run(input, timeout=timeout, **fields))
 
     def run_no_wait(self, input: Input | None = None, **fields: Any) -> WorkflowRunRef:
-        """Trigger a run; its result may be had from what this returns."""
+        """Trigger a run of its own; its result may be had from what this returns."""
         return self._app.admin.run_workflow(self, input, **fields)
 
     def run_many(
@@ -134,16 +142,10 @@ class Workflow:
     ) -> list[Any]:
         """Run it once for each input, at the same time; the results in their order.
 
-        ``timeout``: seconds to wait for all of them.
+        ``timeout``: seconds to wait for all of them. In a step they are its children.
         """
-        refs = self._app.admin.call(self._start_many(inputs, fields))
-        until = None if timeout is None else time.monotonic() + timeout
-        return [
-            self.output_of(
-                ref.sync_result(None if until is None else max(0.0, until - time.monotonic()))
-            )
-            for ref in refs
-        ]
+        self._check_may_block("run_many", "aio_run_many")
+        return self._wait(self.aio_run_many(inputs, timeout=timeout, **fields))
 
     async def aio_run(
         self,
@@ -153,7 +155,12 @@ class Workflow:
         **fields: Any,
     ) -> Any:
         """The same as ``run``, awaitable."""
-        ref = await self.aio_run_no_wait(input, **fields)
+        children = self._children(fields)
+        ref: WorkflowRunRef | ChildRef
+        if children is None:
+            ref = await self.aio_run_no_wait(input, **fields)
+        else:
+            ref = await children.spawn_workflow(self, input, **fields)
         return self.output_of(await ref.result(timeout))
 
     async def aio_run_no_wait(self, input: Input | None = None, **fields: Any) -> WorkflowRunRef:
@@ -168,16 +175,34 @@ class Workflow:
         **fields: Any,
     ) -> list[Any]:
         """The same as ``run_many``, awaitable."""
-        refs = await self._start_many(inputs, fields)
+        if fields.get("run_id") is not None:
+            raise InvalidInput("run_id: is that of one run, and there would be several")
+        children = self._children(fields)
+        refs: Sequence[WorkflowRunRef | ChildRef]
+        if children is None:
+            refs = await asyncio.gather(*(self.aio_run_no_wait(each, **fields) for each in inputs))
+        else:
+            refs = await children.spawn_workflows(self, inputs, **fields)
         results = await asyncio.gather(*(ref.result(timeout) for ref in refs))
         return [self.output_of(result) for result in results]
 
-    async def _start_many(
-        self, inputs: Iterable[Input], fields: Mapping[str, Any]
-    ) -> list[WorkflowRunRef]:
-        if fields.get("run_id") is not None:
-            raise InvalidInput("run_id: is that of one run, and there would be several")
-        return await asyncio.gather(*(self.aio_run_no_wait(each, **fields) for each in inputs))
+    def _children(self, fields: Mapping[str, Any]) -> Children | None:
+        """Those of the step that runs here, if it is to have this one among them."""
+        children = children_here()
+        is_its_own = any(fields.get(name) for name in ("run_id", "parent", "stream"))
+        if children is None or is_its_own or not children.are_of(self._app.admin.aio):
+            return None
+        return children
+
+    def _check_may_block(self, name: str, instead: str) -> None:
+        """Before anything is started."""
+        check_may_block(f"{self.name}.{name}()", f"await {self.name}.{instead}(…)")
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        children = children_here()
+        if children is not None:
+            return children.blocking(work, "await it")
+        return self._app.admin.call(work)
 
     def output_of(self, outputs: dict[str, Any]) -> Any:
         """What ``run`` returns, of what the steps returned."""
@@ -185,7 +210,14 @@ class Workflow:
 
 
 class Task(Workflow):
-    """What ``@app.task()`` makes of a function: a workflow of one step."""
+    """What ``@app.task()`` makes of a function: a workflow of one step.
+
+    It can still be called as that function, by its own tests, say: that runs nothing.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What its function does with an input and a context."""
+        return self._functions[0](*args, **kwargs)
 
     def output_of(self, outputs: dict[str, Any]) -> Any:
         """What its function returned; objects of the models that its annotation names."""

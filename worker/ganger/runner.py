@@ -27,6 +27,7 @@ from .admin import AsyncAdmin
 from .children import Children
 from .clock import wall_clock
 from .context import Context, WorkerContext
+from .current_step import as_current_step
 from .ends import Ends
 from .failures import timed_out
 from .outbox import Outbox
@@ -258,10 +259,11 @@ class StepRunner:
         held.context._validate()
         self._limit(held)
         try:
-            if step.is_async:
-                return await step.call(held.context)
-            variables = contextvars.copy_context()
-            return await self._threads.run(lambda: variables.run(step.call, held.context))
+            with as_current_step(held.context.aio):
+                if step.is_async:
+                    return await step.call(held.context)
+                variables = contextvars.copy_context()
+                return await self._threads.run(lambda: variables.run(step.call, held.context))
         finally:
             if held.timer is not None:
                 held.timer.cancel()

@@ -6,6 +6,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ganger_broker.errors import InvalidInput
+from ganger_broker.plain_values import plain
 
 __all__ = ["Returned", "checked_output", "returned_by"]
 
@@ -29,18 +30,25 @@ def _has_model(annotation: Any) -> bool:
 
 
 def checked_output(returned: Returned | None, output: Any, place: str) -> Any:
-    """What a step returned, if it is what its annotation says.
+    """What a step returned, as it is stored and sent, if it is what its annotation says.
 
     Raises:
-        InvalidInput: it is not; the text names ``place``, the field and what would be right.
+        InvalidInput: it is not, or has no JSON form, or one that no object can be made of again;
+            the text names ``place``, the field and what would be right.
     """
     if returned is None:
-        return output
+        return plain(output, place)
+    stored = plain(_read(returned, output, place, "as its annotation says"), place)
+    _read(returned, stored, place, "where it is read again from what its model dumps")
+    return stored
+
+
+def _read(returned: Returned, value: Any, place: str, when: str) -> Any:
     try:
-        return returned.validate_python(output)
+        return returned.validate_python(value)
     except ValidationError as exc:
         wrong = "; ".join(
             ".".join([place, *map(str, error["loc"])]) + f": {error['msg']}"
             for error in exc.errors(include_url=False)
         )
-        raise InvalidInput(f"{wrong} (as its annotation says)") from exc
+        raise InvalidInput(f"{wrong} ({when})") from exc

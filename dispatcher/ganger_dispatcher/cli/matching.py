@@ -1,6 +1,7 @@
 """The verbs ``explain`` and ``match``: who can take a step, and why not the others."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ganger_broker.errors import InvalidInput
+from ganger_broker.labels import parse_desired
 from ganger_dispatcher.dry_run import dry_run
 from ganger_dispatcher.explanation import Explanation, Reason
 from ganger_dispatcher.inspection import StepExplanation, explain_step
@@ -95,6 +97,16 @@ def _plain(explanation: Explanation) -> list[dict[str, Any]]:
     return workers
 
 
+def _patient_for(desired: Mapping[str, Any]) -> list[str]:
+    """The conditions that a step waits for a while; one that is coming to a worker counts."""
+    return [
+        f"{condition.key} {condition.comparator.value} {condition.value!r} (there, or coming)"
+        for group in parse_desired(desired).values()
+        for condition in group
+        if condition.prefer_for
+    ]
+
+
 def _explain_text(found: StepExplanation) -> str:
     where = f" on {found.worker}" if found.worker else ""
     text = f"{found.step_run}: {found.status}{where}"
@@ -114,7 +126,8 @@ def _explain_text(found: StepExplanation) -> str:
         return f"{text}\n{found.verdict}: there are no live workers"
     if found.patient_until is not None:
         until = time_text(found.patient_until)
-        return f"{text}\nnot now: until {until} it rather waits for a worker that it prefers"
+        wish = ", ".join(_patient_for(found.desired_worker_labels))
+        return f"{text}\nnot now: until {until} it rather waits for a worker with {wish}"
     meaning = {
         "now": "a worker can take it; it is about to be placed",
         "not now": "workers that meet the requirement are full, draining or paused",

@@ -18,14 +18,14 @@ from .progress import cancel_run, start_ready
 from .records import Run
 from .state import State
 
-__all__ = ["admit_waiting", "enter", "enter_again"]
+__all__ = ["admit_waiting", "enter", "enter_again", "limits_changed"]
 
 
 def enter(state: State, run: Run) -> None:
     """A new run: it goes on, or is queued, or is cancelled, or others are for it."""
     if _is_one_too_many(state, run):
         return
-    full = _full(state, run)
+    full = _full(state, run) or _behind_others(state, run)
     if full is None:
         _go_on(state, run)
         return
@@ -116,6 +116,40 @@ def _full(state: State, run: Run) -> tuple[GroupId, Group, Concurrency] | None:
         if rule.strategy is ConcurrencyStrategy.QUEUE and _is_full(group, rule):
             return group_id, group, rule
     return None
+
+
+def _behind_others(state: State, run: Run) -> tuple[GroupId, Group, Concurrency] | None:
+    """A group that has room, which is for those that wait there already; they are let in first,
+    in their turn."""
+    for group_id, group, rule in groups_of(state, run):
+        if rule.strategy is ConcurrencyStrategy.QUEUE and _anybody_waits(state, group):
+            state.vacated[group_id] = None
+            return group_id, group, rule
+    return None
+
+
+def _anybody_waits(state: State, group: Group) -> bool:
+    while group.waiting and not _waits(state, group.waiting[0][2]):
+        heappop(group.waiting)
+    return bool(group.waiting)
+
+
+def _waits(state: State, run_id: str) -> bool:
+    run = state.runs.get(run_id)
+    return run is not None and bool(run.header.queued)
+
+
+def limits_changed(state: State, workflow: str) -> None:
+    """There is a new definition of the workflow: its limits count for all of its runs."""
+    for group_id, group in list(state.groups.items()):
+        if group_id[0] == workflow and group.waiting:
+            waiting, group.waiting = group.waiting, []
+            for *_, run_id in sorted(waiting):
+                if _waits(state, run_id):
+                    run = state.runs[run_id]
+                    of = {each: rule for each, _, rule in groups_of(state, run)}
+                    _wait(state, run, group_id, group, of[group_id])
+            state.vacated[group_id] = None
 
 
 def _is_full(group: Group, rule: Concurrency) -> bool:

@@ -125,7 +125,7 @@ class Core:
         while state.orphans or state.vacated:
             triggers.cancel_orphans(state)
             concurrency.admit_waiting(state)
-        if state.look_again:
+        while state.look_again:
             placing.look_again(state)
         return state.effects
 
@@ -254,6 +254,8 @@ class Core:
             state.held[held.run_id] = held
             state.wake(held.until, "held", held.run_id)
             triggers.join_family(state, held.run_id, held.trigger.parent)
+        while state.look_again:
+            placing.look_again(state)
         return state.effects
 
     def _restore_runs(self, snapshot: Snapshot, now: int) -> None:

@@ -3,6 +3,7 @@
 from hashlib import blake2s
 
 from msgspec.json import encode
+from msgspec.structs import replace
 
 from ganger_broker.definitions import Concurrency
 from ganger_broker.expressions import evaluate
@@ -31,7 +32,8 @@ class Group:
 
 
 def groups_of(state: State, run: Run) -> list[tuple[GroupId, Group, Concurrency]]:
-    """The groups that a run belongs to, and the rule of each."""
+    """The groups that a run belongs to, and the rule of each: the run's own, with the limit that
+    the newest definition of the workflow has for it."""
     found = []
     for rule in run.workflow.definition.concurrency:
         value = None if rule.key is None else evaluate(rule.key, run.header.input)
@@ -44,8 +46,19 @@ def groups_of(state: State, run: Run) -> list[tuple[GroupId, Group, Concurrency]
         group = state.groups.get(group_id)
         if group is None:
             group = state.groups[group_id] = Group()
-        found.append((group_id, group, rule))
+        found.append((group_id, group, _as_of_now(state, run, rule)))
     return found
+
+
+def _as_of_now(state: State, run: Run, rule: Concurrency) -> Concurrency:
+    """Runs of several versions are in one group: were each to go by its own limit, those of the
+    larger one would pass those of the smaller one for ever."""
+    newest = state.workflows.get(run.header.workflow, run.workflow)
+    if newest is run.workflow:
+        return rule
+    of_key = [each for each in newest.definition.concurrency if each.key == rule.key]
+    alike = [each for each in of_key if each.strategy is rule.strategy] or of_key
+    return replace(rule, limit=alike[0].limit) if alike else rule
 
 
 def leave(state: State, run: Run) -> None:

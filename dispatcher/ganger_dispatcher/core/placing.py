@@ -7,7 +7,7 @@ from ganger_broker.messages import Assignment, StepWaits
 from ganger_dispatcher.placement.scorer import weights
 
 from . import pools
-from .coming import coming_labels, expect
+from .coming import bring, coming_labels, expect
 from .effects import (
     AddPending,
     Assign,
@@ -20,7 +20,7 @@ from .effects import (
     TakeAttempt,
 )
 from .patience import plain, stages
-from .rates import blocked_by, next_waiting, take, wait_for
+from .rates import blocked_by, count_on, has_room, held_back, look_at, next_waiting, take
 from .records import Run, StepRun, Worker, attempt_id, step_run_id
 from .state import State
 from .states import Change, StepStatus, after
@@ -74,9 +74,7 @@ def place(state: State, run: Run, name: str, *, in_turn: bool = False) -> None:
     While a preference with patience is required, only as long as somebody meets it.
     ``in_turn``: it overtakes nobody who waits for a rate limit.
     """
-    step = run.steps[name]
-    if step.waits_for is not None:
-        step = run.steps[name] = replace(step, waits_for=None)
+    step = has_room(state, run, name)
     if may_repin(state, run):
         unpin(state, run)
     full = state.placement.expecting(requirement_of(run, name))
@@ -124,7 +122,7 @@ def tell_apart(state: State, workflows: set[str]) -> None:
 def _give(state: State, run: Run, name: str, chosen: str, *, in_turn: bool) -> None:
     """Assign it, unless a rate limit holds it back. Where it brings labels, or its run is bound
     to that worker from now on, other steps may go there as well."""
-    if _is_held_back(state, run, name, in_turn=in_turn):
+    if held_back(state, run, name, in_turn=in_turn):
         return
     worker = state.workers[chosen]
     follow = _assign(state, run, name, worker)
@@ -147,36 +145,6 @@ def _add_to_backlog(state: State, run: Run, name: str, requirement: Requirement)
     )
 
 
-def _is_held_back(state: State, run: Run, name: str, *, in_turn: bool = False) -> bool:
-    """Whether a rate limit has no room for the step now; then it waits for that."""
-    blocked = blocked_by(state, run, name, in_turn=in_turn)
-    if blocked is None:
-        return False
-    key, room_at = blocked
-    limit = state.rates[key].limit
-    text = f"rate limit {key!r}: {limit.limit} per {limit.per:g} s"
-    step = run.steps[name] = replace(run.steps[name], waits_for=text)
-    step_run = step_run_id(run.id, name)
-    wait_for(state, key, step_run, state.turn(run.header.priority, step.pending_since or state.now))
-    deadline = step.deadline or state.now
-    state.wake(deadline, "pending", step_run)
-    _look_at(state, key, room_at)
-    state.emit(
-        StoreStep(run.id, name, step),
-        AddPending(step_run, deadline),
-        Note("limited", {"step_run": step_run, "key": key}),
-    )
-    return True
-
-
-def _look_at(state: State, key: str, at: int) -> None:
-    """Look at a rate limit then, unless that is done before."""
-    rate = state.rates[key]
-    if rate.looked_at is None or at < rate.looked_at:
-        rate.looked_at = at
-        state.wake(at, "rate", key)
-
-
 def room(state: State, key: str) -> None:
     """There may be room in a rate limit: place those that wait for it, in their turn."""
     state.rates[key].looked_at = None
@@ -186,7 +154,8 @@ def room(state: State, key: str) -> None:
         run = state.runs[run_id]
         blocked = blocked_by(state, run, name, in_turn=True)
         if blocked is not None and blocked[0] == key:
-            _look_at(state, key, blocked[1])
+            count_on(state, run, name, key)
+            look_at(state, key, blocked[1])
             return
         leave_backlog(state, step_run)
         place(state, run, name, in_turn=True)
@@ -205,7 +174,7 @@ def look_again(state: State) -> None:
     for step_run, requirement in list(state.patient.items()):
         if requirement not in there:
             there[requirement] = state.placement.anyone(requirement)
-        if not there[requirement]:
+        if not there[requirement] and step_run in state.patient:
             _place_anew(state, step_run)
 
 
@@ -250,7 +219,7 @@ def match(state: State, worker: Worker) -> None:
     while (turn := placement.next_for(worker.id)) is not None:
         leave_backlog(state, turn.step_run)
         run_id, _, name = turn.step_run.partition("/")
-        if not _is_held_back(state, state.runs[run_id], name):
+        if not held_back(state, state.runs[run_id], name):
             _assign(state, state.runs[run_id], name, worker)
 
 
@@ -281,9 +250,7 @@ def _assign(state: State, run: Run, name: str, worker: Worker) -> bool:
         Note("placed", note),
         Assign(worker.id, assignment(run, name, worker)),
     )
-    if coming := coming_labels(run, name):
-        worker.coming[attempt] = coming
-        expect(state, worker)
+    bring(state, worker, attempt, coming_labels(run, name))
     return pinned and _wait_for_its_worker(state, run)
 
 
@@ -347,7 +314,6 @@ def release(state: State, worker: Worker, attempt: str) -> None:
         state.placement.release(worker.id)
     if worker.coming.pop(attempt, None) is not None:
         expect(state, worker)
-        state.look_again = bool(state.patient)
     state.emit(
         ReleaseAttempt(worker.id, attempt),
         _load(worker),

@@ -74,6 +74,7 @@ def _end(
         output=output,
         error=error,
         waits_for=None,
+        limited_since=None,
     )
     state.emit(
         StoreStep(run.id, name, run.steps[name]),
@@ -115,8 +116,10 @@ def _leave_family(state: State, run: Run) -> None:
 
 
 def _rescued(run: Run, name: str) -> bool:
-    """Whether the step is that for failures, and has succeeded."""
-    return _is_on_failure(run, name) and run.steps[name].status is StepStatus.SUCCEEDED
+    """Whether the step is that for failures, and has succeeded; any program may say that it is a
+    child of one that never ran."""
+    step = run.steps.get(name) if _is_on_failure(run, name) else None
+    return step is not None and step.status is StepStatus.SUCCEEDED
 
 
 def _is_on_failure(run: Run, name: str) -> bool:
@@ -196,10 +199,14 @@ def schedule_timed_out(state: State, step_run: str) -> None:
     run_id, _, name = step_run.partition("/")
     run = state.runs[run_id]
     step = run.steps[name]
+    if step.limited_since is not None:
+        return  # it does not run while a rate limit holds it back
     if step.deadline is not None and step.deadline <= state.now:
         seconds, pinned = run.definitions[name].schedule_timeout, run.header.pinned
         text = f"no worker could take it within {seconds:g} s"
-        if pinned is not None:
+        if step.waits_for is not None:
+            text = f"there was no room for it within {seconds:g} s: {step.waits_for}"
+        elif pinned is not None:
             gone = "" if pinned in state.workers else ", which is lost"
             text += f"; its run is sticky (HARD) and pinned to {pinned}{gone}"
         _cancel_steps(state, run, RunError(FailureReason.SCHEDULING_TIMED_OUT, text))

@@ -8,13 +8,24 @@ be given late.
 from collections.abc import Mapping
 from heapq import heappop, heappush
 
+from msgspec.structs import replace
+
 from ganger_broker.definitions import RateLimit
 
-from .effects import StoreRate
-from .records import RateUse, Run
+from .effects import AddPending, Note, StoreRate, StoreStep
+from .records import RateUse, Run, StepRun, step_run_id
 from .state import State
 
-__all__ = ["Rate", "blocked_by", "next_waiting", "take", "wait_for"]
+__all__ = [
+    "Rate",
+    "blocked_by",
+    "count_on",
+    "has_room",
+    "held_back",
+    "look_at",
+    "next_waiting",
+    "take",
+]
 
 _PARTS = 60
 
@@ -95,11 +106,71 @@ def take(state: State, run: Run, name: str) -> None:
             state.emit(StoreRate(RateUse(rate.limit, dict(rate.used))))
 
 
-def wait_for(state: State, key: str, step_run: str, turn: int) -> None:
-    """The step run waits for this limit, in its turn."""
+def held_back(state: State, run: Run, name: str, *, in_turn: bool = False) -> bool:
+    """Whether a rate limit has no room for the step now; then it waits for that, in its turn.
+
+    Its schedule time-out does not run meanwhile: that is for want of workers.
+    """
+    blocked = blocked_by(state, run, name, in_turn=in_turn)
+    if blocked is None:
+        return False
+    key, room_at = blocked
+    text = _text(state.rates[key].limit)
+    step = replace(run.steps[name], waits_for=text, limited_since=state.now)
+    run.steps[name] = step
+    step_run = step_run_id(run.id, name)
     state.sequence += 1
     state.limited[step_run] = (key, state.sequence)
+    turn = state.turn(run.header.priority, step.pending_since or state.now)
     heappush(state.rates[key].waiting, (turn, state.sequence, step_run))
+    look_at(state, key, room_at)
+    state.emit(
+        StoreStep(run.id, name, step),
+        AddPending(step_run, step.deadline or state.now),
+        Note("limited", {"step_run": step_run, "key": key}),
+    )
+    count_on(state, run, name, key)
+    return True
+
+
+def _text(limit: RateLimit) -> str:
+    return f"rate limit {limit.key!r}: {limit.limit} per {limit.per:g} s"
+
+
+def has_room(state: State, run: Run, name: str) -> StepRun:
+    """No limit holds the step back now: what it waits for from here on is a worker."""
+    step = run.steps[name]
+    if step.waits_for is not None:
+        step = run.steps[name] = replace(_counting(state, step), waits_for=None)
+    return step
+
+
+def _counting(state: State, step: StepRun) -> StepRun:
+    """Its schedule time-out runs, and has not run while a limit held it back."""
+    if step.limited_since is None:
+        return step
+    deadline = (step.deadline or state.now) + state.now - step.limited_since
+    return replace(step, deadline=deadline, limited_since=None)
+
+
+def count_on(state: State, run: Run, name: str, key: str) -> None:
+    """Where the limit was lowered and never has room for the step, as it stands, its schedule
+    time-out runs all the same."""
+    step = run.steps[name]
+    limit, units = state.rates[key].limit, run.definitions[name].rate_limits[key]
+    if units > limit.limit and step.limited_since is not None:
+        step = run.steps[name] = replace(_counting(state, step), waits_for=_text(limit))
+        step_run, deadline = step_run_id(run.id, name), step.deadline or state.now
+        state.wake(deadline, "pending", step_run)
+        state.emit(StoreStep(run.id, name, step), AddPending(step_run, deadline))
+
+
+def look_at(state: State, key: str, at: int) -> None:
+    """Look at the limit then, unless that is done before."""
+    rate = state.rates[key]
+    if rate.looked_at is None or at < rate.looked_at:
+        rate.looked_at = at
+        state.wake(at, "rate", key)
 
 
 def next_waiting(state: State, key: str) -> tuple[int, int, str] | None:

@@ -63,7 +63,8 @@ class StepRun(msgspec.Struct, frozen=True, omit_defaults=True):
     is its end and ``error`` what went wrong last. ``timeout_at`` is when it is over for a
     running attempt whose worker has not said so. ``desired_worker_labels`` is what this step
     run desires: its definition's with the trigger's merged over them. ``waits_for``: while it
-    is pending, what holds it up beside the workers, in words.
+    is pending, what holds it up beside the workers, in words; ``limited_since`` from when on its
+    schedule time-out does not run because of that.
     """
 
     status: StepStatus
@@ -82,6 +83,7 @@ class StepRun(msgspec.Struct, frozen=True, omit_defaults=True):
     error: RunError | None = None
     desired_worker_labels: dict[str, Any] = {}
     waits_for: str | None = None
+    limited_since: int | None = None
 
 
 class RunHeader(msgspec.Struct, frozen=True):

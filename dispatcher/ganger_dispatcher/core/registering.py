@@ -6,6 +6,7 @@ from ganger_broker.errors import InvalidInput
 from ganger_broker.expressions import check_expression, check_sets_labels
 from ganger_broker.messages import RegisterAgain, WorkerRegistered
 
+from .concurrency import limits_changed
 from .effects import StoreRate, StoreWorkflow, Tell
 from .inputs import InputSchema, schema_problem
 from .placing import place_patient_anew, room
@@ -59,6 +60,7 @@ def register_workflows(state: State, event: WorkerRegistered) -> list[str]:
             state.retired.discard(workflow.digest)
             state.seen.add(workflow.digest)
             anticipate(state, definition)
+            limits_changed(state, definition.name)
             state.emit(StoreWorkflow(definition))
             follow_crons(state, definition)
         elif definition.on_crons and known.definition == definition:

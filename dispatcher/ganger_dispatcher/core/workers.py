@@ -18,12 +18,8 @@ from ganger_broker.messages import (
 )
 from ganger_broker.pool_labels import pool_of_worker
 
-from .attempts import (
-    attempt_lost,
-    attempt_returned,
-    is_current,
-    is_started,
-)
+from .attempts import attempt_lost, attempt_returned, is_current, is_started
+from .coming import arrived
 from .effects import (
     Beat,
     Count,
@@ -163,9 +159,11 @@ def _renewed(state: State, worker: Worker, event: WorkerRegistered) -> Worker:
     state.versions.drop(worker)
     worker.state = WorkerState.DRAINING if event.draining else WorkerState.READY
     worker.actions, worker.workflows = _actions(event), versions_of(event)
+    changed = dict(event.labels.items() - worker.labels.items())
     if event.label_seq >= worker.label_seq:
         worker.labels, worker.label_seq = dict(event.labels), event.label_seq
     state.placement.rejoin(worker.id, worker.labels, actions_of(worker), is_open=worker.is_open)
+    arrived(state, worker, changed)
     noticed(state, worker.labels)
     return worker
 
@@ -209,6 +207,7 @@ def labels_changed(state: State, event: LabelsChanged, worker: Worker) -> None:
         Count("label_changes"),
         Note("labels", {"worker": worker.id, "upsert": event.upsert, "delete": delete}),
     )
+    arrived(state, worker, event.upsert)
     match(state, worker)
     look_again(state)
 

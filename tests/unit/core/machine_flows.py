@@ -19,7 +19,7 @@ from ganger_dispatcher.core.state import Policy
 
 POLICY = Policy(worker_timeout=10_000, pickup_deadline=8_000, hold=20_000, most_losses=2)
 WORKERS = ["a", "b", "c"]
-RUNS = [f"r{n}" for n in range(6)]
+RUNS = [f"r{n}" for n in range(8)]
 GPU: dict[str, Any] = {"gpu": {"value": 1, "comparator": "GREATER_THAN_OR_EQUAL"}}
 WARM: dict[str, Any] = {"model": {"value": "x", "weight": 10}}
 FLOWS = {
@@ -57,6 +57,7 @@ ROOTS = [
 API = RateLimit("api", 2, 20)
 POOLED = StepDefinition("s", pool="p", retries=1, desired_worker_labels=WARM, schedule_timeout=15)
 KEYS = st.sampled_from(["x", "y"])
+EVENTS = ["image:*"]
 CONCURRENT = {
     "queued": [Concurrency("key", 1), Concurrency(limit=2)],
     "newest": [Concurrency("key", 1, ConcurrencyStrategy.CANCEL_NEWEST)],
@@ -75,6 +76,8 @@ FLOWS |= {
     name: [WorkflowDefinition(name, [LIMITED], concurrency=rules)]
     for name, rules in CONCURRENT.items()
 }
+RAISED = [Concurrency("key", 2), Concurrency(limit=3)]
+FLOWS["queued"].append(WorkflowDefinition("queued", [LIMITED], "2", concurrency=RAISED))
 FLOWS |= {
     f"{sticky}-{on_loss}": [
         WorkflowDefinition(f"{sticky}-{on_loss}", CHAIN, sticky=sticky, sticky_on_loss=on_loss)
@@ -93,34 +96,8 @@ FLOWS |= {
     ]
     for on_loss in StickyOnLoss
 }
-NAMES = "abcdef"
-
-
-def _dag(parents: list[set[int]], wants: list[Any], **options: Any) -> WorkflowDefinition:
-    """Step n has those of ``parents[n]`` that come before it."""
-    steps = [
-        StepDefinition(
-            NAMES[number],
-            parents=[NAMES[parent] for parent in sorted(those) if parent < number],
-            desired_worker_labels=desired,
-            retries=number % 2,
-            timeout=8,
-        )
-        for number, (those, desired) in enumerate(zip(parents, wants, strict=False))
-    ]
-    return WorkflowDefinition("dag", steps, **options)
-
-
-DAGS = st.builds(
-    _dag,
-    st.lists(st.sets(st.integers(0, 5)), min_size=1, max_size=6),
-    st.lists(st.sampled_from([{}, GPU, WARM]), min_size=6, max_size=6),
-    sticky=st.sampled_from([None, *StickyStrategy]),
-    sticky_on_loss=st.sampled_from(StickyOnLoss),
-    on_failure=st.sampled_from([None, StepDefinition("oops")]),
-)
 LABELS = st.dictionaries(
-    st.sampled_from(["gpu", "model", POOL]), st.sampled_from([0, 1, 2, "x", "1", "p"])
+    st.sampled_from(["gpu", "model", POOL]), st.sampled_from([0, 1, 2, "x", "y", "1", "p"])
 )
 PATIENT: dict[str, Any] = {"model": {"value": "x", "weight": 5, "prefer_for": 4}}
 WISHES = st.sampled_from([{}, {}, GPU, WARM, PATIENT, {"model": "x"}])

@@ -5,17 +5,19 @@ from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
-from ganger_broker.definitions import StickyStrategy
+from ganger_broker.definitions import Concurrency, ConcurrencyStrategy, StickyStrategy
+from ganger_broker.messages import RunStatus
 from ganger_dispatcher.core import Core
-from ganger_dispatcher.core.groups import groups_of
 from ganger_dispatcher.core.pools import loads
 from ganger_dispatcher.core.rates import next_waiting
-from ganger_dispatcher.core.records import Worker
+from ganger_dispatcher.core.records import Run, Worker
 from ganger_dispatcher.core.schedules import tick_run_id
 from ganger_dispatcher.core.states import TERMINAL, StepStatus
 from ganger_dispatcher.placement.expected import expected_key
 
+from .machine_dags import FAILURE_STEP
 from .machine_flows import API
+from .machine_ledger import Ledger
 from .stored import Stored
 
 
@@ -31,6 +33,8 @@ class Invariants(RuleBasedStateMachine):
     asked: dict[str, set[str]]
     answered: Counter[tuple[str, str]]
     ended: dict[str, Any]
+    going: set[str]
+    ledger: Ledger
     families: set[tuple[str, str]]
     """Of a run and one that came with it as its parent while it went on."""
 
@@ -65,13 +69,11 @@ class Invariants(RuleBasedStateMachine):
             assert fleet.is_open(row) == worker.is_open
 
     def labels_to_match(self, worker: Worker) -> dict[str, Any]:
-        """A worker's labels, and under a key of its own what is expected of the one that is set."""
+        """A worker's labels, and under a key of its own what is expected of one that is set."""
         coming = [label for labels in worker.coming.values() for label in labels.items()]
         expected = {**worker.labels, **dict(coming)}
-        known = {w.definition.name for w in self.core.state.workflows.values()}
-        if "model" not in expected or "tree" not in known:
-            return worker.labels
-        return {**worker.labels, expected_key("model"): expected["model"]}
+        keys = self.core.state.placement._expected.keys
+        return worker.labels | {expected_key(k): expected[k] for k in keys if k in expected}
 
     @invariant()
     def labels_never_go_back(self) -> None:
@@ -173,21 +175,40 @@ class Invariants(RuleBasedStateMachine):
 
     @invariant()
     def no_more_runs_go_on_than_may(self) -> None:
+        """None goes on beyond the limit of now, but for those that did under another one."""
         state = self.core.state
-        going = [run for run in state.runs.values() if not run.header.queued]
-        for run in state.runs.values():
-            for limit in run.workflow.definition.concurrency:
-                peers = [
-                    peer
-                    for peer in going
-                    if peer.header.workflow == run.header.workflow
-                    and (limit.key is None or peer.header.input == run.header.input)
-                ]
-                assert len(peers) <= limit.limit
+        before, self.going = self.going, {r.id for r in state.runs.values() if not r.header.queued}
+        for run_id in self.going - before:
+            for rule, peers in self.limits_of(state.runs[run_id]):
+                assert len([peer for peer in peers if not peer.header.queued]) <= rule.limit
+                for peer in peers if rule.strategy is ConcurrencyStrategy.QUEUE else ():
+                    assert not peer.header.queued or self.turn_of(run_id) <= self.turn_of(peer.id)
         queued = [run for run in state.runs.values() if run.header.queued]
         for run in queued:
-            groups = groups_of(state, run)
-            assert any(len(group.running) >= limit.limit for _, group, limit in groups)
+            full = [
+                len([peer for peer in peers if not peer.header.queued]) >= rule.limit
+                for rule, peers in self.limits_of(run)
+                if rule.strategy is ConcurrencyStrategy.QUEUE
+            ]
+            assert any(full)
+
+    def limits_of(self, run: Run) -> list[tuple[Concurrency, list[Run]]]:
+        """The newest limits that are the run's as well, and the live runs that they count."""
+        state = self.core.state
+        newest = state.workflows[run.header.workflow].definition.concurrency
+        own = [rule.key for rule in run.workflow.definition.concurrency]
+        alike = [
+            each for each in state.runs.values() if each.header.workflow == run.header.workflow
+        ]
+        return [
+            (rule, [p for p in alike if rule.key is None or p.header.input == run.header.input])
+            for rule in newest
+            if rule.key in own
+        ]
+
+    def turn_of(self, run_id: str) -> int:
+        header = self.core.state.runs[run_id].header
+        return self.core.state.turn(header.priority, header.created_at)
 
     @invariant()
     def a_run_is_live_held_or_ended(self) -> None:
@@ -198,6 +219,17 @@ class Invariants(RuleBasedStateMachine):
         for run, addresses in self.asked.items():
             for reply in addresses:
                 assert self.answered[run, reply] == (run in self.ended)
+
+    @invariant()
+    def no_child_outlives_a_parent_that_did_not_succeed(self) -> None:
+        state = self.core.state
+        for parent, child in self.families:
+            ended = self.ended.get(parent)
+            if ended is not None and ended.status is not RunStatus.SUCCEEDED:
+                trigger = self.ledger.triggers.get(child)
+                step = (trigger.parent or "").partition("/")[2] if trigger is not None else ""
+                of_failure_step = step == FAILURE_STEP and step in ended.output
+                assert of_failure_step or not (child in state.runs or child in state.held)
 
     @invariant()
     def a_run_knows_the_children_it_has(self) -> None:

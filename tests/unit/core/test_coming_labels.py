@@ -143,3 +143,91 @@ def test_a_bad_definition_is_refused_with_its_place(sets: dict[str, Any], said: 
     [(_, refused)] = told(effects)
     assert refused.reason.startswith(f"workflow 'w': step 's': {said}")
     assert world.core.state.workers == {}
+
+
+def several(*workers: str, slots: int = 8) -> World:
+    """Workers with a workflow that sets model x, one that sets y, and one that asks for labels."""
+    world = World()
+    flows = [one_step(name, sets_labels={"model": name}) for name in "xy"]
+    for worker in workers:
+        world.join(worker, {"model": "old"}, workflows=[*flows, one_step()], slots=slots)
+    return world
+
+
+def prefers(model: str) -> dict[str, Any]:
+    return {"model": {"value": model, "weight": 10}}
+
+
+def where(world: World, run_id: str, model: str) -> str:
+    """Where a step goes that prefers this model."""
+    [(attempt, worker)] = assigned(world.trigger(run_id, desired_worker_labels=prefers(model)))
+    world.finish(attempt, worker)
+    return worker
+
+
+def test_what_has_come_may_go_again_while_its_step_goes_on() -> None:
+    world = several("a")
+    world.trigger("r1", "x")
+    world.label(1, {"model": "x"})  # r1 has set it, and goes on
+    world.trigger("r2", "y")
+    world.label(2, {"model": "y"})
+    world.finish("r2/s/1")
+    assert world.core.state.workers["a"].coming == {}
+    world.join("b", {"model": "x"}, workflows=[one_step()], slots=8)
+    world.take_over()
+    assert where(world, "for-y", "y") == "a"
+    assert where(world, "for-x", "x") == "b"
+    world.label(3, {}, "model")
+    assert where(world, "after", "x") == "b"
+
+
+def test_a_step_that_says_that_nothing_is_there_yet_is_still_loading() -> None:
+    world = several("a", "b")
+    world.trigger("r1", "x")
+    world.label(1, {"model": "unset"})
+    assert where(world, "r2", "x") == "a"
+    world.label(2, {}, "model")
+    assert where(world, "r3", "x") == "a"
+    world.label(3, {"model": "x"})
+    assert where(world, "r4", "x") == "a"
+    assert world.core.state.workers["a"].coming == {}
+
+
+def test_what_a_worker_has_is_not_coming_unless_something_else_is() -> None:
+    world = several("a")
+    world.label(1, {"model": "x"})
+    world.trigger("r1", "x")
+    assert world.core.state.workers["a"].coming == {}
+    world.trigger("r2", "y")
+    world.trigger("r3", "x")
+    assert world.core.state.workers["a"].coming == {
+        "r2/s/1": {"model": "y"},
+        "r3/s/1": {"model": "x"},
+    }
+
+
+def test_a_worker_that_registers_again_says_what_has_come() -> None:
+    world = several("a")
+    world.trigger("r1", "x")
+    flows = [one_step(name, sets_labels={"model": name}) for name in "xy"]
+    again = {"label_seq": 1, "attempts": ["r1/s/1"], "workflows": flows, "slots": 8}
+    world.join("a", {"model": "x"}, **again)
+    assert world.core.state.workers["a"].coming == {}
+    assert world.held_by() == ["r1/s/1"]
+
+
+def test_the_labels_of_a_lost_worker_come_nowhere_and_required_ones_count_all_the_same() -> None:
+    world = World()
+    flow = one_step(
+        sets_labels=SETS, desired_worker_labels={**PATIENT, "gpu": 1}, schedule_timeout=100
+    )
+    for worker, gpu in [("a", 1), ("b", 0)]:
+        world.join(worker, {"gpu": gpu}, workflows=[flow])
+    assert assigned(world.trigger("first")) == [("first/s/1", "a")]
+    assert assigned(world.trigger("second")) == []  # it waits for a, where x is being loaded
+    world.start("first/s/1")
+    assert assigned(world.wait(15, "b")) == []  # a is lost; b has no gpu
+    assert world.core.state.patient == {}
+    effects = world.join("c", {"gpu": 1}, workflows=[flow], slots=2)
+    assert sorted(assigned(effects)) == [("first/s/2", "c"), ("second/s/1", "c")]
+    assert world.held_by("b") == []

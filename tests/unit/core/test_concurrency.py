@@ -11,6 +11,7 @@ from ganger_broker.definitions import (
     WorkflowDefinition,
 )
 from ganger_broker.messages import Outcome
+from ganger_dispatcher.core.effects import Effect
 
 from .world import World, assigned, replies, told
 
@@ -224,3 +225,85 @@ def test_a_bad_expression_is_refused() -> None:
     effects = world.join(workflows=[flow(Concurrency("a["))])
     [(_, refused)] = told(effects)
     assert refused.reason.startswith("workflow 'w': concurrency[0].key: 'a[' is no JMESPath")
+
+
+# ── another limit ─────────────────────────────────────────────────────────────────────
+
+
+def of_version(version: str, *rules: Concurrency, **step: Any) -> WorkflowDefinition:
+    steps = [StepDefinition("s", **step)]
+    return WorkflowDefinition("w", steps, version, concurrency=list(rules))
+
+
+def attempts(effects: list[Effect]) -> list[str]:
+    return [attempt for attempt, _ in assigned(effects)]
+
+
+def end(world: World, run_id: str) -> list[Effect]:
+    """Wherever it runs."""
+    return world.finish(f"{run_id}/s/1", world.step(run_id).worker or "")
+
+
+def test_a_raised_limit_counts_for_those_that_wait_already() -> None:
+    world = fleet(QUEUE)
+    for run_id in ("old0", "old1", "old2"):
+        ask(world, run_id)
+    effects = world.join("b", workflows=[of_version("2", TWO)], slots=9)
+    assert attempts(effects) == ["old1/s/1"]
+    text = 'concurrency: at most 2 runs of w with customer = "x" at once'
+    assert world.stored.headers["old2"].queued == text
+    assert ask(world, "new") == []
+    assert attempts(end(world, "old0")) == ["old2/s/1"]
+    assert attempts(end(world, "old1")) == ["new/s/1"]
+
+
+def test_those_that_wait_are_not_overtaken_for_ever() -> None:
+    world = fleet(QUEUE)
+    ask(world, "old0")
+    ask(world, "old1")
+    world.join("b", workflows=[of_version("2", TWO)], slots=9)
+    world.take_over()
+    for number in range(20):
+        world.now += 1000
+        ask(world, f"n{number}")
+        for worker in ("a", "b"):
+            for attempt in world.held_by(worker):
+                world.finish(attempt, worker)
+    assert world.status("old1") == "succeeded"
+
+
+def test_a_lowered_limit_counts_when_runs_have_ended() -> None:
+    world = fleet(TWO)
+    for run_id in ("old0", "old1", "old2"):
+        ask(world, run_id)
+    world.join("b", workflows=[of_version("2", QUEUE)], slots=9)
+    assert attempts(end(world, "old0")) == []
+    assert attempts(end(world, "old1")) == ["old2/s/1"]
+
+
+def test_a_limit_that_is_gone_counts_for_the_runs_that_began_with_it() -> None:
+    world = fleet(QUEUE)
+    ask(world, "old0")
+    ask(world, "old1")
+    world.join("b", workflows=[of_version("2")], slots=9)
+    assert ask(world, "new") == [("new/s/1", "b")]
+    assert attempts(end(world, "old0")) == ["old1/s/1"]
+
+
+@pytest.mark.parametrize("rule", [NEWEST, IN_PROGRESS])
+def test_cancelling_goes_with_required_labels_and_a_lost_worker(rule: Concurrency) -> None:
+    gpu = flow(rule, desired_worker_labels={"gpu": 1})
+    world = World()
+    world.join("cold", workflows=[gpu], slots=9)
+    world.join("warm", {"gpu": 1}, workflows=[gpu], slots=9)
+    assert ask(world, "one") == [("one/s/1", "warm")]
+    assert assigned(world.wait(15, "cold")) == []  # warm is lost; one waits for another like it
+    assert (world.status("one"), world.step("one").status) == ("running", "pending")
+    assert ask(world, "two") == []
+    if rule is NEWEST:
+        assert (world.status("one"), world.status("two")) == ("running", "cancelled")
+    else:
+        assert (world.status("one"), world.status("two")) == ("cancelled", "running")
+    left = "one/s/2" if rule is NEWEST else "two/s/1"
+    assert assigned(world.join("other", {"gpu": 1}, workflows=[gpu])) == [(left, "other")]
+    assert world.held_by("cold") == []

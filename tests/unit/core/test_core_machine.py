@@ -1,7 +1,7 @@
 """Whatever happens, in whatever order: nothing is lost, doubled or oversold."""
 
-from collections import Counter
 from copy import deepcopy
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,13 +14,13 @@ from hypothesis.stateful import (
 )
 
 from ganger_broker.definitions import WorkflowDefinition
-from ganger_broker.labels import parse_desired
 from ganger_broker.messages import (
     FailureReason,
     Heartbeat,
     LabelsChanged,
     LogLine,
     Outcome,
+    PushEvent,
     StepFinished,
     StepLogged,
     StepRefreshed,
@@ -34,144 +34,57 @@ from ganger_broker.messages import (
     WorkerLeft,
     WorkerRegistered,
 )
+from ganger_broker.schedules import ScheduleRuns
 from ganger_dispatcher.core import Core
 from ganger_dispatcher.core import effects as do
-from ganger_dispatcher.core.core import Fact
-from ganger_dispatcher.core.effects import Effect
+from ganger_dispatcher.core.events import expanded
 from ganger_dispatcher.core.facts import (
     AssignmentReturned,
     BrokerRestored,
     CancelRequested,
+    EventPushed,
+    ScheduleRequested,
     TimePassed,
     TriggerReceived,
+    UnscheduleRequested,
 )
-from ganger_dispatcher.core.records import Snapshot, split_attempt
-from ganger_dispatcher.core.states import TERMINAL, StepStatus
-from tests.unit.placement.oracle import meets
+from ganger_dispatcher.core.states import StepStatus
 
-from .machine_flows import API, DAGS, FLOWS, KEYS, LABELS, POLICY, RUNS, WISHES, WORKERS
-from .machine_invariants import Invariants
-from .stored import Stored
-from .world import START, address
-
-EVERY = ["dag", *sorted(FLOWS)]
+from .machine_dags import dags
+from .machine_flows import API, FLOWS, KEYS, LABELS, POLICY, RUNS, WISHES, WORKERS
+from .machine_shell import Shell
+from .world import address
 
 
-class CoreMachine(Invariants):
+class CoreMachine(Shell):
     """Facts come as they may; what a worker says it believes is what it was sent."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = START
-        self.core = Core(POLICY)
-        self.stored = Stored()
-        self.history: list[tuple[Fact | Snapshot, int, list[Effect]]] = []
-        self.incarnations = dict.fromkeys(WORKERS, 0)
-        self.sent: list[tuple[str, str, str]] = []  # (worker, incarnation, attempt)
-        self.asked: dict[str, set[str]] = {}
-        self.answered: Counter[tuple[str, str]] = Counter()
-        self.ended: dict[str, Any] = {}
-        self.families: set[tuple[str, str]] = set()
-        self.said: list[Fact] = []
-        self.seq = 0
-        self.placed_limited: list[int] = []
-        self.ticked: set[str] = set()
-        self.newest: dict[tuple[str, str], int] = {}
-        self.flows = dict(FLOWS)
-
-    # ── the shell ─────────────────────────────────────────────────────────────────────
-
-    def tell(self, fact: Fact) -> None:
-        if isinstance(fact, TriggerReceived):
-            if fact.run_id in self.ended:
-                ended = self.ended[fact.run_id]
-                fact = TriggerReceived(fact.trigger, fact.run_id, fact.reply, ended)
-            elif fact.reply:
-                self.asked.setdefault(fact.run_id, set()).add(fact.reply.reply_to)
-        given = deepcopy(fact)
-        counts = not isinstance(fact, StepStarted) or self.is_of_its_worker(fact)
-        self.core.begin_batch()
-        effects = self.core.handle(fact, self.now)
-        assert counts or not any(isinstance(effect, do.StoreStep) for effect in effects)
-        self.carry_out(given, effects)
-        self.said.append(given)
-
-    def is_of_its_worker(self, fact: StepStarted) -> bool:
-        return any(
-            f"{run.id}/{name}/{step.attempt}" == fact.attempt and step.worker == fact.worker
-            for run in self.core.state.runs.values()
-            for name, step in run.steps.items()
-        )
-
-    def carry_out(self, cause: Fact | Snapshot, effects: list[Effect]) -> None:
-        self.history.append((cause, self.now, deepcopy(effects)))
-        late = getattr(cause, "ended", None) is not None
-        self.stored.apply(effects)
-        for effect in effects:
-            match effect:
-                case do.Assign(worker, assignment):
-                    if assignment.attempt not in {attempt for *_, attempt in self.sent}:
-                        units = self.flows[assignment.workflow][0].steps[0].rate_limits
-                        self.placed_limited += [self.now] * len(units)
-                    self.check_assigned(worker, assignment.attempt)
-                    self.sent.append((worker, assignment.incarnation, assignment.attempt))
-                case do.EndRun(run_id, header):
-                    assert run_id not in self.ended
-                    assert all(s.status in TERMINAL for s in self.stored.steps[run_id].values())
-                    result = next((e.result for e in effects if isinstance(e, do.Reply)), None)
-                    self.ended[run_id] = result
-                    assert header.finished_at == self.now
-                case do.Note("tick", fields):
-                    assert fields["run"] not in self.ticked
-                    self.ticked.add(fields["run"])
-                case do.Reply(where, result) if not late:
-                    self.answered[result.run_id or "", where.reply_to] += 1
-        self.forget_dead_letters(effects)
-
-    def forget_dead_letters(self, effects: list[Effect]) -> None:
-        """A held trigger that was buried is answered and gone; it may be asked for anew."""
-        if any(isinstance(effect, do.Bury) for effect in effects):
-            for effect in effects:
-                if isinstance(effect, do.Unhold):
-                    self.families = {pair for pair in self.families if pair[1] != effect.run_id}
-                    for name in self.asked.pop(effect.run_id, ()):
-                        assert self.answered.pop((effect.run_id, name)) == 1
-
-    def check_assigned(self, worker: str, attempt: str) -> None:
-        """At this time the worker has what the step requires, and a slot; or it is sent again."""
-        before = {(w, incarnation) for w, incarnation, a in self.sent if a == attempt}
-        if before:
-            assert before == {(worker, self.core.state.workers[worker].incarnation)}
-            return
-        assert self.core.state.workers[worker].used <= self.core.state.workers[worker].slots
-        parts = split_attempt(attempt)
-        assert parts is not None
-        step = self.stored.steps[parts[0]][parts[1]]
-        labels = dict(self.core.state.workers[worker].labels)
-        for group in parse_desired(step.desired_worker_labels).values():
-            for condition in group:
-                assert meets(labels, condition) or not condition.required
-
-    @initialize(slots=st.lists(st.integers(0, 3), min_size=3, max_size=3), dag=DAGS)
-    def begin(self, slots: list[int], dag: WorkflowDefinition) -> None:
+    @initialize(
+        slots=st.lists(st.integers(0, 3), min_size=3, max_size=3),
+        dag=dags(""),
+        other=dags("2"),
+    )
+    def begin(self, slots: list[int], dag: WorkflowDefinition, other: WorkflowDefinition) -> None:
         """Most of what is of interest needs workers and runs."""
-        self.flows["dag"] = [dag]
+        self.flows["dag"] = [dag, other]
+        for definition in (each for versions in self.flows.values() for each in versions):
+            self.ledger.know(definition)
         for worker, number in zip(WORKERS, slots, strict=True):
             if number:
-                flows = ["plain", "tree", "dag"] if number > 1 else ["plain"]
+                flows = ["plain", "tree", "dag"] if number > 1 else ["plain", "dag"]
                 self.join(worker, {"gpu": number}, number, flows, 0, False, False)
-        for run, flow in zip(RUNS, ["plain", "tree", "dag"], strict=False):
+        for run, flow in zip(RUNS, ["plain", "dag", "tree", "dag"], strict=False):
             self.trigger(run, flow, 1, {}, "p", None, "x")
 
     # ── programs ──────────────────────────────────────────────────────────────────────
 
     @rule(
         run=st.sampled_from(RUNS),
-        flow=st.sampled_from(EVERY),
+        flow=st.sampled_from([*sorted(FLOWS), *["dag"] * 6]),
         priority=st.integers(1, 3),
         desired=WISHES,
         reply=st.sampled_from(["p", "q"]),
-        parent=st.sampled_from([None, None, *RUNS]),
+        parent=st.sampled_from([None, None, *(f"{r}/{s}" for r in RUNS for s in ("a", "oops"))]),
         key=KEYS,
     )
     def trigger(
@@ -186,15 +99,16 @@ class CoreMachine(Invariants):
     ) -> None:
         state = self.core.state
         is_new = not any(run in known for known in (state.runs, state.held, self.ended))
-        if is_new and parent in state.runs:
-            self.families.add((parent, run))
+        parent_run = (parent or "").partition("/")[0]
+        if is_new and parent_run in state.runs:
+            self.families.add((parent_run, run))
         trigger = Trigger(
             flow,
             {"key": key},
             run_id=run,
             priority=priority,
             desired_worker_labels=dict(desired),
-            parent=None if parent is None else f"{parent}/a",
+            parent=parent,
         )
         self.tell(TriggerReceived(trigger, run, address(reply)))
 
@@ -202,13 +116,37 @@ class CoreMachine(Invariants):
     def cancel(self, run: str) -> None:
         self.tell(CancelRequested(run, "enough"))
 
+    @rule(
+        event=st.sampled_from(["e0", "e1"]),
+        key=st.sampled_from(["image:new", "other"]),
+        value=KEYS,
+        desired=WISHES,
+    )
+    def push(self, event: str, key: str, value: str, desired: Any) -> None:
+        pushed = PushEvent({"key": value}, desired_worker_labels=dict(desired))
+        for fact in expanded(EventPushed(key, pushed, event), self.core.state.workflows.values()):
+            self.tell(fact)
+
+    @rule(
+        name=st.sampled_from(["s0", "s1"]),
+        flow=st.sampled_from(["dag", "plain"]),
+        seconds=st.lists(st.sampled_from([-1, 2, 40]), min_size=1, max_size=2, unique=True),
+    )
+    def schedule(self, name: str, flow: str, seconds: list[int]) -> None:
+        times = [datetime.fromtimestamp(self.now / 1000 + each, UTC) for each in seconds]
+        self.tell(ScheduleRequested(ScheduleRuns(flow, times, name, {"key": "x"}), name))
+
+    @rule(name=st.sampled_from(["s0", "s1", "s0-1"]))
+    def unschedule(self, name: str) -> None:
+        self.tell(UnscheduleRequested(name))
+
     # ── workers ───────────────────────────────────────────────────────────────────────
 
     @rule(
         worker=st.sampled_from(WORKERS),
         labels=LABELS,
         slots=st.integers(1, 3),
-        flows=st.sampled_from([["plain"], ["tree", "dag"], EVERY, EVERY]),
+        flows=st.sampled_from([["plain"], ["tree"], ["dag"], *[[*sorted(FLOWS), "dag"]] * 3]),
         version=st.integers(0, 1),
         again=st.booleans(),
         draining=st.sampled_from([False, False, False, True]),
@@ -262,13 +200,25 @@ class CoreMachine(Invariants):
     @rule(
         worker=st.sampled_from(WORKERS),
         upsert=LABELS,
-        delete=st.sampled_from([[], ["gpu"]]),
+        delete=st.sampled_from([[], [], ["gpu"], ["model"], ["gpu", "model"]]),
         late=st.sampled_from([0, 0, 1, 4]),
     )
     def label(self, worker: str, upsert: Any, delete: list[str], late: int) -> None:
         self.seq += 1
         seq = max(1, self.seq - late)
         self.tell(LabelsChanged(worker, self.incarnation(worker), seq, upsert, delete))
+
+    @precondition(lambda self: self.attempts(StepStatus.ASSIGNED))
+    @rule(data=st.data())
+    def crash_with_it_each_time(self, data: st.DataObject) -> None:
+        """A step whose workers end and come back, one after the other."""
+        attempt = data.draw(st.sampled_from(self.attempts(StepStatus.ASSIGNED)))
+        run_id, name, _ = attempt.split("/")
+        for _ in range(POLICY.most_losses + 1):
+            step = self.stored.steps[run_id][name]
+            if step.status is StepStatus.ASSIGNED and step.worker is not None:
+                labels = dict(self.ledger.labels[step.worker])
+                self.join(step.worker, labels, 2, [*sorted(FLOWS), "dag"], 0, False, False)
 
     @rule(worker=st.sampled_from(WORKERS))
     def drain(self, worker: str) -> None:
@@ -297,6 +247,41 @@ class CoreMachine(Invariants):
         worker, incarnation, attempt = data.draw(st.sampled_from(self.sent[-6:]))
         self.tell(StepStarted(worker, incarnation, attempt))
         self.tell(StepFinished(worker, incarnation, attempt, Outcome.SUCCEEDED, output))
+
+    @precondition(lambda self: self.attempts(StepStatus.ASSIGNED))
+    @rule(data=st.data(), then=st.sampled_from(["cancel", "be deaf", "go on", "go on"]))
+    def pick_up(self, data: st.DataObject, then: str) -> None:
+        """An attempt that counts runs; and what ends it is not always its worker."""
+        attempt = data.draw(st.sampled_from(self.attempts(StepStatus.ASSIGNED)))
+        worker = self.ledger.given[attempt]
+        self.tell(StepStarted(worker, self.incarnation(worker), attempt))
+        if then == "cancel":
+            self.cancel(attempt.partition("/")[0])
+        elif then == "be deaf":
+            self.wait(22, True)
+
+    @precondition(lambda self: self.attempts(StepStatus.RUNNING) and self.unused())
+    @rule(data=st.data(), flow=st.sampled_from(["dag", "plain"]), cancel=st.booleans())
+    def spawn(self, data: st.DataObject, flow: str, cancel: bool) -> None:
+        """A step that runs has a child; some of them are cancelled with their parent."""
+        parent = data.draw(st.sampled_from(self.attempts(StepStatus.RUNNING))).rpartition("/")[0]
+        self.trigger(data.draw(st.sampled_from(self.unused())), flow, 1, {}, "p", parent, "x")
+        if cancel:
+            self.cancel(parent.partition("/")[0])
+
+    @precondition(lambda self: len(self.unused()) > 2 and self.core.state.workers)
+    @rule(raised=st.booleans())
+    def queue_up(self, raised: bool) -> None:
+        """Several runs of one key, and another limit while some of them wait."""
+        for run in self.unused()[:3]:
+            self.trigger(run, "queued", 1, {}, "p", None, "x")
+        if raised:
+            self.join(WORKERS[0], {"gpu": 1}, 3, ["queued", "dag"], 1, False, False)
+
+    def unused(self) -> list[str]:
+        """Ids that no run has had."""
+        state = self.core.state
+        return [r for r in RUNS if r not in state.runs and r not in state.held | self.ended]
 
     @precondition(lambda self: self.sent)
     @rule(data=st.data())
@@ -393,18 +378,6 @@ class CoreMachine(Invariants):
         sent = {e.assignment.attempt for e in effects if isinstance(e, do.Assign)}
         assert sent == set(self.attempts(StepStatus.ASSIGNED))
         assert self.stored.pending.keys() == set(self.pending())
-
-    def teardown(self) -> None:
-        """Equal history gives equal effects."""
-        core = Core(POLICY)
-        for cause, at, effects in self.history:
-            if isinstance(cause, Snapshot):
-                core = Core(POLICY)
-                again = core.restore(cause, at)
-            else:
-                core.begin_batch()
-                again = core.handle(cause, at)
-            assert again == effects
 
 
 TestCore = pytest.mark.timeout(300)(CoreMachine.TestCase)

@@ -40,6 +40,22 @@ def test_the_field_is_named(given: dict[str, Any], said: str | None) -> None:
     assert InputSchema(SCHEMA).problem(given) == said
 
 
+def test_the_field_is_named_from_the_input_on_in_a_union_as_well() -> None:
+    branch = {"type": "object", "properties": {"kind": {"const": "a"}}, "required": ["kind"]}
+    schema = {"properties": {"root": {"anyOf": [branch, {"type": "null"}]}}}
+    assert (
+        InputSchema(schema).problem({"root": {"kind": "b"}})
+        == "$.input.root.kind: 'a' was expected"
+    )
+
+
+def test_what_is_said_of_a_large_input_is_short() -> None:
+    problem = InputSchema({"properties": {"n": {"type": "integer"}}}).problem({"n": "x" * 10_000})
+    assert problem is not None
+    assert problem.startswith("$.input.n: 'xxx")
+    assert len(problem) == 1_001
+
+
 def test_a_schema_fetches_nothing_and_goes_round_no_circle() -> None:
     for where in ("http://127.0.0.1:1/schema.json", "#/properties/n"):
         problem = InputSchema({"properties": {"n": {"$ref": where}}}).problem({"n": 1})

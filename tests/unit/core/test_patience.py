@@ -171,3 +171,21 @@ def test_stages_ask_for_less_and_less() -> None:
     same = [c for group in parse_desired(without).values() for c in group]
     assert plain(requirement) == Requirement.of("w:s", same)
     assert stages(plain(requirement)) == ()
+
+
+def test_it_waits_no_more_when_another_label_is_coming_to_the_one_it_waits_for() -> None:
+    wants = {"model": {"value": "y", "weight": 10, "prefer_for": 600}, "zone": "eu"}
+    flows = [
+        one_step("patient", desired_worker_labels=wants, schedule_timeout=3600),
+        one_step("loads", sets_labels={"model": "x"}, desired_worker_labels={"gpu": 1}),
+        one_step("busy", desired_worker_labels={"gpu": 1}),
+    ]
+    world = World()
+    world.join("warm", {"model": "y", "gpu": 1, "zone": "eu"}, workflows=flows)
+    world.trigger("busy", "busy")
+    world.join("cold", {"model": "z", "gpu": 0, "zone": "eu"}, workflows=flows)
+    world.join("elsewhere", {"model": "z", "gpu": 0, "zone": "us"}, workflows=flows)
+    assert assigned(world.trigger("p", "patient")) == []
+    assert assigned(world.trigger("loads", "loads", priority=3)) == []
+    effects = world.finish("busy/s/1", "warm")
+    assert assigned(effects) == [("loads/s/1", "warm"), ("p/s/1", "cold")]

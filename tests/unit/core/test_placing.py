@@ -328,3 +328,23 @@ def test_the_steps_that_run_beside_it_are_cancelled_too() -> None:
     assert replies(effects) == [("q", "cancelled", "SCHEDULING_TIMED_OUT")]
     assert world.step(step="here").status == world.step(step="nowhere").status == "cancelled"
     assert world.held_by("a") == ["r/here/1"]  # until the worker says that it has stopped
+
+
+def test_priority_and_age_count_among_those_that_a_worker_may_take_when_one_is_lost() -> None:
+    world = World()
+    flow = one_step(desired_worker_labels={"gpu": 1}, schedule_timeout=3600)
+    world.join("cold", {"gpu": 0}, workflows=[flow], slots=9)
+    world.join("lost", {"gpu": 1}, workflows=[flow], slots=2)
+    world.trigger("low", priority=1)
+    world.trigger("high", priority=3)
+    world.trigger("waits", priority=1)
+    assert world.held_by("lost") == ["low/s/1", "high/s/1"]
+    assert assigned(world.wait(130, "cold", "lost")) == []
+    world.trigger("late", priority=3)  # `waits` has been pending for longer than its priority says
+    assert assigned(world.wait(15, "cold")) == []  # lost; what it had is pending anew
+    effects = world.join("next", {"gpu": 1}, workflows=[flow], slots=1)
+    order = [attempt for attempt, _ in assigned(effects)]
+    while held := world.held_by("next"):
+        order += [attempt for attempt, _ in assigned(world.finish(held[0], "next"))]
+    assert order == ["waits/s/1", "late/s/1", "high/s/2", "low/s/2"]
+    assert world.held_by("cold") == []

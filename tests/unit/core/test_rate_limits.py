@@ -163,16 +163,58 @@ def test_with_required_labels_and_a_worker_lost_each_attempt_takes_units() -> No
     assert assigned(world.wait(61, "b", "c")) == [("r/s/3", "c")]
 
 
-def test_its_schedule_time_out_and_a_cancellation_reach_it() -> None:
-    world = fleet(RateLimit("api", 1, 3600), schedule_timeout=10)
-    for run_id in ("first", "late", "cancelled"):
-        world.trigger(run_id, reply=run_id)
-    world.cancel("cancelled")
-    assert world.status("cancelled") == "cancelled"
-    world.wait(11, "a")
-    assert world.step("late").error.reason == "SCHEDULING_TIMED_OUT"  # type: ignore[union-attr]
+def test_a_cancellation_reaches_it() -> None:
+    world = fleet(RateLimit("api", 1, 3600))
+    world.trigger("first")
+    world.trigger()
+    world.cancel()
+    assert world.status() == "cancelled"
     assert world.core.state.limited == {}
     assert world.stored.pending == {}
+
+
+def test_while_it_waits_for_a_limit_its_schedule_time_out_does_not_run() -> None:
+    limit = RateLimit("api", 1, 60)
+    flow = one_step(rate_limits={"api": 1}, schedule_timeout=10, desired_worker_labels={"gpu": 1})
+    world = World()
+    world.join("a", {"gpu": 1}, workflows=[flow], slots=9, rate_limits=[limit])
+    world.join("b", workflows=[flow], slots=9, rate_limits=[limit])
+    world.trigger("first")
+    world.wait(30, "a", "b")
+    world.trigger()
+    world.wait(25, "a", "b")
+    assert world.step().waits_for == "rate limit 'api': 1 per 60 s"
+    world.take_over()
+    world.leave("a")  # the only worker with what it requires
+    world.wait(6, "b")
+    assert (world.step().status, world.step().waits_for) == ("pending", None)
+    effects = world.wait(9, "b")
+    assert world.step().status == "pending"
+    effects = world.wait(2, "b")
+    error = world.step().error
+    assert error is not None
+    assert (error.reason, error.message) == (
+        "SCHEDULING_TIMED_OUT",
+        "no worker could take it within 10 s",
+    )
+    assert assigned(effects) == []
+
+
+def test_a_limit_that_never_has_room_is_named_when_the_schedule_time_out_ends_it() -> None:
+    world = World()
+    flow = one_step(rate_limits={"api": 2}, schedule_timeout=100)
+    world.join("a", workflows=[flow], slots=9, rate_limits=[RateLimit("api", 2, 60)])
+    world.trigger("first")
+    world.trigger()
+    world.wait(30, "a")
+    world.join("b", workflows=[one_step("other")], rate_limits=[RateLimit("api", 1, 60)])
+    world.wait(99, "a", "b")
+    assert world.step().status == "pending"
+    world.wait(2, "a", "b")
+    error = world.step().error
+    assert error is not None
+    assert error.reason == "SCHEDULING_TIMED_OUT"
+    assert error.message == "there was no room for it within 100 s: rate limit 'api': 1 per 60 s"
 
 
 def test_the_next_leader_goes_on_counting() -> None:

@@ -1,7 +1,8 @@
 """Runs by the clock: one run a tick, whoever leads and whatever comes twice."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from msgspec.structs import replace
@@ -242,6 +243,34 @@ def test_with_a_star_in_minute_or_hour_ticks_come_in_both_hours() -> None:
     for expected in again:
         tick = next_tick(cron, tick) or 0
         assert tick == at(expected)
+
+
+@pytest.mark.parametrize("zone", ["Australia/Lord_Howe", "Europe/Berlin", "Africa/Casablanca"])
+@pytest.mark.parametrize(
+    ("expression", "minutes", "hours"),
+    [
+        ("*/20 0-3 * * *", range(0, 60, 20), range(4)),
+        ("15 */3 * * *", [15], range(0, 24, 3)),
+        ("0 50 1-2 * * *", [50], [1, 2]),
+        ("* * * * *", range(60), range(24)),
+    ],
+)
+@pytest.mark.parametrize("day", ["2025-03-30", "2025-04-06", "2025-10-05", "2025-10-26"])
+def test_every_minute_that_the_clock_shows_has_its_tick_whatever_it_is_put_on_or_back_by(
+    zone: str, expression: str, minutes: Any, hours: Any, day: str
+) -> None:
+    begin = datetime.fromisoformat(f"{day}T00:00Z") - timedelta(hours=18)
+    shown, end = [], begin + timedelta(hours=36)
+    for minute in range(36 * 60 + 1):
+        time = begin + timedelta(minutes=minute)
+        local = time.astimezone(ZoneInfo(zone))
+        if local.minute in minutes and local.hour in hours:
+            shown.append(time)
+    cron, ticks, at = Cron(expression, zone), [], begin.timestamp() * 1000 - 1
+    while (tick := next_tick(cron, round(at)) or 0) <= end.timestamp() * 1000:
+        ticks.append(datetime.fromtimestamp(tick / 1000, UTC))
+        at = tick
+    assert ticks == shown
 
 
 def test_seconds_may_be_said_first() -> None:

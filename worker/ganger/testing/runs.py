@@ -51,7 +51,10 @@ class Run:
         self._fleet = fleet
 
     def __repr__(self) -> str:
-        return f"Run(id={self.id!r}, workflow={self.workflow!r})"
+        found = self._read()
+        error = _error(found.get("error"))
+        why = "" if error is None else f", error={error.message!r}"
+        return f"Run(id={self.id!r}, workflow={self.workflow!r}, status={found['status']!r}{why})"
 
     @property
     def status(self) -> RunStatus:

@@ -1,0 +1,129 @@
+"""What stands around the core in its state machine: facts go in, effects are carried out."""
+
+from collections import Counter
+from copy import deepcopy
+from typing import Any
+
+from msgspec.structs import replace
+
+from ganger_broker.messages import RunResult, StepStarted
+from ganger_dispatcher.core import Core
+from ganger_dispatcher.core import effects as do
+from ganger_dispatcher.core.core import Fact
+from ganger_dispatcher.core.effects import Effect
+from ganger_dispatcher.core.facts import ScheduleRequested, TriggerReceived
+from ganger_dispatcher.core.records import Snapshot
+
+from .machine_flows import FLOWS, POLICY, WORKERS
+from .machine_invariants import Invariants
+from .machine_ledger import Ledger
+from .stored import Stored
+from .world import START
+
+__all__ = ["Shell"]
+
+
+class Shell(Invariants):
+    """The core, a store, and what was sent to workers and answered to programs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = START
+        self.core = Core(POLICY)
+        self.stored = Stored()
+        self.history: list[tuple[Fact | Snapshot, int, list[Effect]]] = []
+        self.incarnations = dict.fromkeys(WORKERS, 0)
+        self.sent: list[tuple[str, str, str]] = []  # (worker, incarnation, attempt)
+        self.asked: dict[str, set[str]] = {}
+        self.answered: Counter[tuple[str, str]] = Counter()
+        self.ended: dict[str, Any] = {}
+        self.families: set[tuple[str, str]] = set()
+        self.said: list[Fact] = []
+        self.seq = 0
+        self.placed_limited: list[int] = []
+        self.ticked: set[str] = set()
+        self.newest: dict[tuple[str, str], int] = {}
+        self.ledger = Ledger()
+        self.going: set[str] = set()
+        self.flows = dict(FLOWS)
+
+    def tell(self, fact: Fact) -> None:
+        if isinstance(fact, TriggerReceived):
+            if fact.run_id in self.ended:
+                ended = self.ended[fact.run_id]
+                fact = TriggerReceived(fact.trigger, fact.run_id, fact.reply, ended)
+            elif fact.reply:
+                self.asked.setdefault(fact.run_id, set()).add(fact.reply.reply_to)
+        elif isinstance(fact, ScheduleRequested):
+            fact = replace(fact, ended=frozenset(self.ended))
+        given = deepcopy(fact)
+        counts = not isinstance(fact, StepStarted) or self.is_of_its_worker(fact)
+        self.core.begin_batch()
+        effects = self.core.handle(fact, self.now)
+        assert counts or not any(isinstance(effect, do.StoreStep) for effect in effects)
+        self.carry_out(given, effects)
+        self.said.append(given)
+
+    def is_of_its_worker(self, fact: StepStarted) -> bool:
+        return any(
+            f"{run.id}/{name}/{step.attempt}" == fact.attempt and step.worker == fact.worker
+            for run in self.core.state.runs.values()
+            for name, step in run.steps.items()
+        )
+
+    def carry_out(self, cause: Fact | Snapshot, effects: list[Effect]) -> None:
+        self.history.append((cause, self.now, deepcopy(effects)))
+        late = getattr(cause, "ended", None) is not None
+        self.stored.apply(effects)
+        self.ledger.follow(cause, self.now, effects, self.core)
+        for effect in effects:
+            match effect:
+                case do.Assign(worker, assignment):
+                    attempt = assignment.attempt
+                    if attempt not in {each for *_, each in self.sent}:
+                        step = self.ledger.step_of(assignment.run_id, assignment.step)
+                        self.placed_limited += [self.now] * step.rate_limits.get("api", 0)
+                    self.check_assigned(worker, attempt)
+                    self.sent.append((worker, assignment.incarnation, attempt))
+                case do.EndRun(run_id, header):
+                    assert run_id not in self.ended
+                    output, error = header.output or {}, header.error
+                    self.ended[run_id] = RunResult(
+                        header.workflow, run_id, header.status, output, error
+                    )
+                    assert header.finished_at == self.now
+                case do.Note("tick", fields):
+                    assert fields["run"] not in self.ticked
+                    self.ticked.add(fields["run"])
+                case do.Reply(where, result) if not late:
+                    self.answered[result.run_id or "", where.reply_to] += 1
+        self.forget_dead_letters(effects)
+
+    def forget_dead_letters(self, effects: list[Effect]) -> None:
+        """A held trigger that was buried is answered and gone; it may be asked for anew."""
+        if any(isinstance(effect, do.Bury) for effect in effects):
+            for effect in effects:
+                if isinstance(effect, do.Unhold):
+                    self.families = {pair for pair in self.families if pair[1] != effect.run_id}
+                    for name in self.asked.pop(effect.run_id, ()):
+                        assert self.answered.pop((effect.run_id, name)) == 1
+
+    def check_assigned(self, worker: str, attempt: str) -> None:
+        """At this time the worker has what the step requires, and a slot; or it is sent again."""
+        before = {(w, incarnation) for w, incarnation, a in self.sent if a == attempt}
+        if before:
+            assert before == {(worker, self.core.state.workers[worker].incarnation)}
+            return
+        assert self.core.state.workers[worker].used <= self.core.state.workers[worker].slots
+
+    def teardown(self) -> None:
+        """Equal history gives equal effects."""
+        core = Core(POLICY)
+        for cause, at, effects in self.history:
+            if isinstance(cause, Snapshot):
+                core = Core(POLICY)
+                again = core.restore(cause, at)
+            else:
+                core.begin_batch()
+                again = core.handle(cause, at)
+            assert again == effects
