@@ -9,32 +9,27 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import TypeVar
 from uuid import uuid4
 
 import structlog
-from msgspec.structs import replace
 
 from ganger_broker.errors import EpochSuperseded, StoreError, StoreRefused
+from ganger_broker.messages import RunResult
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Transport
 
 from .core.core import Core, Fact, TimerFailed
 from .core.effects import Beat, DeleteQueue, Effect
-from .core.events import expanded
 from .core.facts import (
-    EventPushed,
-    ScheduleRequested,
     TimePassed,
-    TriggerReceived,
 )
 from .core.scaling import Scaling
-from .core.schedules import one_off_schedules, tick_run_id
 from .core.state import Policy
 from .hearing import Hearing
 from .inbox import Inbox, Received
 from .intake import read, refusal
+from .looking_up import expand_events, look_up_ended
 from .metrics import Metrics
 from .outgoing import sendable
 from .sending import Sender
@@ -73,10 +68,6 @@ def policy_of(settings: Settings) -> Policy:
             settings.scale_most,
         ),
     )
-
-
-def _parent_run(fact: TriggerReceived) -> str:
-    return (fact.trigger.parent or "").partition("/")[0]
 
 
 class Poisoned(Exception):
@@ -270,8 +261,8 @@ class Term:
             batch = self._inbox.take()
             limit = self._settings.max_message_bytes
             facts = {received: read(received.delivery, limit) for received in batch}
-            self._expand_events(facts)
-            new = await self._look_up_ended(facts)
+            expand_events(facts, self._core.state.workflows.values())
+            new = await look_up_ended(facts, self._core.state.runs, self._ended)
             effects = await self._decide(own, facts)
             if batch and self._can_wait(effects):
                 self._beats += effects
@@ -324,60 +315,6 @@ class Term:
             async with asyncio.timeout(left):
                 await self._something.wait()
 
-    def _expand_events(self, facts: dict[Received, list[Fact]]) -> None:
-        """Put the triggers that an event stands for behind it."""
-        workflows = self._core.state.workflows
-        for those in facts.values():
-            if any(isinstance(fact, EventPushed) for fact in those):
-                those[:] = [
-                    each
-                    for fact in those
-                    for each in (
-                        expanded(fact, workflows.values())
-                        if isinstance(fact, EventPushed)
-                        else [fact]
-                    )
-                ]
-
-    async def _look_up_ended(self, facts: dict[Received, list[Fact]]) -> list[str]:
-        """Give triggers of runs that have ended their results: the core knows only live ones.
-
-        Returns the ids of runs that were not looked up, as their triggers are new; the commit
-        sees whether that is so.
-        """
-        await self._look_up_ticks(facts)
-        runs = self._core.state.runs
-        asked: list[tuple[list[Fact], TriggerReceived]] = []
-        new: list[str] = []
-        for received, those in facts.items():
-            for fact in those:
-                if isinstance(fact, TriggerReceived) and fact.run_id not in runs:
-                    if received.delivery.new and fact.trigger.parent is None:
-                        new.append(fact.run_id)
-                    else:
-                        asked.append((those, fact))
-        if not asked:
-            return new
-        run_ids = [fact.run_id for _, fact in asked]
-        parents = {_parent_run(fact) for _, fact in asked} - runs.keys()
-        run_ids += sorted(parent for parent in parents if parent)
-        ended = await self._persist(lambda: self._store.ended(run_ids))
-        for those, fact in asked:
-            own, parent = ended.get(fact.run_id), ended.get(_parent_run(fact))
-            if own or parent:
-                those[those.index(fact)] = replace(fact, ended=own, parent_ended=parent)
-        return new
-
-    async def _look_up_ticks(self, facts: dict[Received, list[Fact]]) -> None:
-        """The same for runs at given times: a request that comes again starts nothing anew."""
-        for those in facts.values():
-            for at, fact in enumerate(those):
-                if isinstance(fact, ScheduleRequested):
-                    wanted = one_off_schedules(fact.request, fact.schedule_id)
-                    run_ids = [tick_run_id(each.schedule_id, each.next_at) for each in wanted]
-                    ended = await self._persist(partial(self._store.ended, run_ids))
-                    those[at] = replace(fact, ended=frozenset(ended))
-
     async def _carry_out(
         self, effects: list[Effect], batch: list[Received], new: Sequence[str] = ()
     ) -> None:
@@ -406,6 +343,9 @@ class Term:
             raise
         gone = [effect.worker for effect in effects if isinstance(effect, DeleteQueue)]
         await self._sender.send(messages, names, batch, gone)
+
+    async def _ended(self, run_ids: list[str]) -> dict[str, RunResult]:
+        return await self._persist(lambda: self._store.ended(run_ids))
 
     async def _persist(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask Redis, again and again while it is away; the core's state waits meanwhile."""
