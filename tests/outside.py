@@ -8,6 +8,7 @@ from ganger_broker.definitions import StepDefinition, WorkflowDefinition
 from ganger_broker.messages import (
     Assignment,
     Event,
+    Heartbeat,
     Outcome,
     RunResult,
     StepFinished,
@@ -90,8 +91,19 @@ class Outside:
             [Outgoing(self.topology.exchange, key, encode(list(events)))]
         )
 
+    async def beat(self, worker: str, *attempts: str) -> None:
+        """Send heartbeats, until cancelled."""
+        while True:
+            await self.say(Heartbeat(worker, "1", list(attempts)))
+            await asyncio.sleep(0.5)
+
     async def trigger(
-        self, run_id: str | None = None, body: bytes | None = None, reply_to: str | None = None
+        self,
+        run_id: str | None = None,
+        body: bytes | None = None,
+        reply_to: str | None = None,
+        *,
+        new: bool = False,
     ) -> None:
         message = Outgoing(
             self.topology.exchange,
@@ -100,6 +112,7 @@ class Outside:
             content_type=JSON,
             reply_to=reply_to or self.topology.reply_queue("program"),
             correlation_id=run_id,
+            new=new,
         )
         await self._publishing.publish([message])
 

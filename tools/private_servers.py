@@ -59,6 +59,14 @@ class PrivateServer:
         """End it with no chance to tidy up; returns when it is gone."""
         self._end(signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """Have it stand still with its connections open, until ``thaw``."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Have it go on."""
+        self._signal(signal.SIGCONT)
+
     def forget(self) -> None:
         """While it is stopped: lose all its data, as a new machine would have."""
         for data in ("mnesia", "appendonlydir"):
@@ -78,6 +86,11 @@ class PrivateServer:
             output = (self._directory / "output.log").read_text(errors="replace")
             raise RuntimeError(f"{self._command[0]} ended while starting:\n{output[-4000:]}")
         return self.answers()
+
+    def _signal(self, what: signal.Signals) -> None:
+        if self._process is None:
+            raise RuntimeError("it was not started")
+        self._process.send_signal(what)
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:

@@ -85,7 +85,9 @@ class Settings(BaseSettings):
     )
 
     heartbeat_interval: Duration = Field(2.0, description="between a worker's heartbeats")
-    worker_timeout: Duration = Field(10.0, description="of silence until a worker is lost")
+    worker_timeout: Duration = Field(
+        10.0, validate_default=True, description="of silence until a worker is lost"
+    )
     pickup_deadline: Duration = Field(10.0, description="for a worker to pick an assignment up")
     worker_queue_expires: Duration = Field(300.0, description="a worker's queue outlives it by")
     drain_grace: Duration = Field(30.0, description="for running steps after SIGTERM")
@@ -118,6 +120,17 @@ class Settings(BaseSettings):
     scale_most: int = Field(
         1000, ge=1, le=100_000, validate_default=True, description="replicas that a pool may want"
     )
+
+    @field_validator("worker_timeout")
+    @classmethod
+    def _timeout_bears_with_one_heartbeat_lost(
+        cls, timeout: float, others: ValidationInfo
+    ) -> float:
+        interval = others.data.get("heartbeat_interval", 0.0)
+        if timeout < 2 * interval:
+            name = environment_name("heartbeat_interval")
+            raise ValueError(f"{timeout:g} s must be at least twice {name}, {interval:g} s")
+        return timeout
 
     @field_validator("scale_down")
     @classmethod

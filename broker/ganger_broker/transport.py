@@ -20,6 +20,7 @@ class Outgoing(msgspec.Struct, frozen=True):
 
     ``exchange`` ``""`` is the default exchange: ``routing_key`` is a queue's name.
     Without a ``message_id`` it is given one, which it keeps when it is published again.
+    ``new``: nobody has sent what this says before; see ``Delivery``.
     """
 
     exchange: str
@@ -31,6 +32,7 @@ class Outgoing(msgspec.Struct, frozen=True):
     correlation_id: str | None = None
     headers: dict[str, Any] = {}
     mandatory: bool = True
+    new: bool = False
 
 
 class Published(Enum):
@@ -49,7 +51,10 @@ class Published(Enum):
 class Delivery(msgspec.Struct, frozen=True):
     """A message as it came, to be acknowledged through its subscription.
 
-    ``tag`` identifies it there. ``routing_key`` is the one it was last routed by.
+    ``tag`` identifies it there. ``routing_key`` is the one it was last routed by. ``new``: who
+    sent it said so, and as far as is known it was neither sent nor delivered before. An earlier
+    copy may still be overtaken by a later one, or come by another way: it is but a hint.
+    ``unreadable`` names the properties of these that it has and that could not be decoded.
     """
 
     body: bytes
@@ -61,6 +66,8 @@ class Delivery(msgspec.Struct, frozen=True):
     correlation_id: str | None = None
     headers: dict[str, Any] = {}
     redelivered: bool = False
+    new: bool = False
+    unreadable: str = ""
 
 
 class Subscription(Protocol):
@@ -128,8 +135,11 @@ class Transport(Protocol):
         *,
         prefetch: int,
         no_ack: bool = False,
+        priority: int = 0,
     ) -> Subscription:
         """Hand each message of ``queue`` to ``on_delivery``, at most ``prefetch`` unacknowledged.
+
+        Consumers of a lower ``priority`` get only what those of a higher one have no room for.
 
         ``on_delivery`` is not called before this has returned; it must not block and must
         not raise. A consumer that the server cancels (its queue was deleted) is set up

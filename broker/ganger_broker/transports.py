@@ -3,7 +3,7 @@
 import threading
 
 from .memory import MemoryBroker, MemoryTransport
-from .rabbitmq import RabbitTransport
+from .rabbitmq import HEARTBEAT, RabbitTransport
 from .settings import Settings
 from .transport import Transport
 
@@ -13,15 +13,21 @@ _brokers: dict[str, MemoryBroker] = {}
 _brokers_lock = threading.Lock()
 
 
-def open_transport(settings: Settings, name: str) -> Transport:
+_SOON = 5
+"""Seconds between heartbeats of what must be missed soon."""
+
+
+def open_transport(settings: Settings, name: str, *, missed_soon: bool = False) -> Transport:
     """A transport of ``settings.broker_url``, not connected yet.
 
-    ``name`` is what the broker's operator sees. ``memory://`` and, say, ``memory://other``
-    are two brokers, each shared by all of this process.
+    ``name`` is what the broker's operator sees. ``missed_soon``: the broker is to notice within
+    seconds that it is cut off, rather than to bear with an event loop that is held up.
+    ``memory://`` and, say, ``memory://other`` are two brokers, each shared by all of this process.
     """
     if settings.embedded:
         return MemoryTransport(memory_broker(settings.broker_url), name=name)
-    return RabbitTransport(settings.broker_url, name=name)
+    heartbeat = _SOON if missed_soon else HEARTBEAT
+    return RabbitTransport(settings.broker_url, name=name, heartbeat=heartbeat)
 
 
 def memory_broker(url: str) -> MemoryBroker:

@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from ganger_broker.transport import Delivery, Subscription, Transport
 
 __all__ = ["Inbox", "Received"]
@@ -20,6 +22,10 @@ class Received(NamedTuple):
     queue: str
     subscription: Subscription
 
+    def again(self) -> "Received":
+        """The same, as one that was there before."""
+        return self._replace(delivery=replace(self.delivery, redelivered=True, new=False))
+
     def __hash__(self) -> int:
         return id(self.delivery)
 
@@ -28,33 +34,49 @@ class Received(NamedTuple):
 
 
 class Inbox:
-    """Consumes queues; ``on_arrival`` is called with each delivery that came."""
+    """Consumes queues, for one term of leadership after the other."""
 
-    def __init__(self, transport: Transport, batch: int, on_arrival: Callable[[], None]) -> None:
+    def __init__(self, transport: Transport, batch: int, priority: int) -> None:
+        """Among several consumers those of the highest ``priority`` get what comes."""
         self._clock = asyncio.get_running_loop().time
         self._transport = transport
         self._batch = batch
-        self._on_arrival = on_arrival
+        self._priority = priority
+        self._on_arrival: Callable[[str], None] = _nobody
         self._waiting: deque[Received] = deque()
         self._unsettled: dict[Received, None] = {}
         self._subscriptions: dict[str, Subscription] = {}
         self._came_at: dict[str, float] = {}
 
+    def begin(self, on_arrival: Callable[[str], None]) -> None:
+        """A term begins: it handles again what none before it has settled.
+
+        ``on_arrival`` is called with the queue of each delivery that comes.
+        """
+        self._on_arrival = on_arrival
+        again = [received.again() for received in self._unsettled]
+        self._unsettled = dict.fromkeys(again)
+        self._waiting = deque(again)
+
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
     async def consume(self, queue: str) -> None:
-        """Take what comes from this queue as well."""
+        """Take what comes from this queue as well, where it is not done already."""
+        if queue in self._subscriptions:
+            return
 
         def receive(delivery: Delivery) -> None:
             received = Received(delivery, queue, subscription)
             self._unsettled[received] = None
             self._waiting.append(received)
             self._came_at[queue] = self._clock()
-            self._on_arrival()
+            self._on_arrival(queue)
 
         # twice the batch: one batch is worked on while the next one arrives
-        subscription = await self._transport.consume(queue, receive, prefetch=2 * self._batch)
+        subscription = await self._transport.consume(
+            queue, receive, prefetch=2 * self._batch, priority=self._priority
+        )
         self._subscriptions[queue] = subscription
         self._came_at[queue] = self._clock()
 
@@ -70,7 +92,7 @@ class Inbox:
         again at once, and says nothing of it: it cannot be told from one that has nothing to do.
         """
         for queue in self.idle(after):
-            await self._subscriptions[queue].cancel()
+            await self._subscriptions.pop(queue).cancel()
             await self.consume(queue)
 
     def take(self) -> list[Received]:
@@ -105,6 +127,10 @@ class Inbox:
             subscription.requeue(deliveries)
         self._unsettled.clear()
         self._waiting.clear()
+
+
+def _nobody(_: str) -> None:
+    """Whom to tell of arrivals before the first term."""
 
 
 def _by_subscription(batch: Iterable[Received]) -> Iterable[tuple[Subscription, list[Delivery]]]:

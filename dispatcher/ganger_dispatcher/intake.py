@@ -65,6 +65,7 @@ def refusal(delivery: Delivery, reason: str, detail: str) -> MessageRefused:
         detail,
         _reply(delivery),
         delivery.headers,
+        delivery.message_id,
     )
 
 
@@ -82,6 +83,8 @@ def facts_of(delivery: Delivery, limit: int) -> Iterable[Fact]:
     Raises:
         InvalidMessage: its body is too large or not what the key says.
     """
+    if delivery.unreadable:
+        raise MalformedMessage(f"its properties: {delivery.unreadable}")
     kind, _, name = delivery.routing_key.partition(".")
     match kind:
         case "event":

@@ -10,10 +10,13 @@ from ganger_broker.transport import Outgoing
 
 from .core.effects import Answer, Assign, Bury, Effect, Reply, Tell
 
-__all__ = ["Sendable", "pack", "sendable"]
+__all__ = ["Sendable", "about", "bare_letter", "pack", "past_binding", "sendable"]
 
 _MOST_HEADERS = 32 * 2**10
-"""Characters of foreign headers that a dead letter keeps: all must fit one frame of 128 KiB."""
+"""Bytes of foreign headers that a dead letter keeps: all must fit one frame of 128 KiB."""
+_MOST_DETAIL = 2000
+_BARE_DETAIL = 200
+"""Characters of the detail where the broker took nothing longer."""
 
 Sendable = Assign | Tell | Reply | Answer | Bury
 
@@ -52,23 +55,59 @@ def pack(effect: Sendable, topology: Topology) -> Outgoing:
             return _dead_letter(effect, topology)
 
 
+def past_binding(effect: Tell, topology: Topology) -> Outgoing:
+    """The same to the worker's queue by its name: somebody deleted the exchange, or unbound it."""
+    queue = topology.worker_queue(effect.worker)
+    return Outgoing("", queue, encode(effect.message))
+
+
+def about(effect: Sendable) -> dict[str, Any]:
+    """What a line of the log has to say of it."""
+    match effect:
+        case Assign():
+            return {"worker": effect.worker, "attempt": effect.assignment.attempt}
+        case Tell():
+            return {"worker": effect.worker, "message": type(effect.message).__name__}
+        case Reply() | Answer():
+            address = effect.address
+            return {"correlation_id": address.correlation_id, "reply_to": address.reply_to}
+        case Bury():
+            return {
+                "routing_key": effect.routing_key,
+                "reason": effect.reason,
+                "detail": effect.detail[:_BARE_DETAIL],
+                "bytes": len(effect.body),
+            }
+
+
 def _dead_letter(effect: Bury, topology: Topology) -> Outgoing:
     """The message as it came, and in headers why it is here."""
     theirs = _plain(effect.headers)
-    if len(repr(theirs)) > _MOST_HEADERS:
+    if len(repr(theirs).encode()) > _MOST_HEADERS:
         theirs = {"ganger-headers": f"left out, they are over {_MOST_HEADERS} bytes"}
+    return _letter(effect, topology, theirs, _MOST_DETAIL)
+
+
+def bare_letter(effect: Bury, topology: Topology) -> Outgoing:
+    """The message and why it is here, and little else: the broker takes no longer headers."""
+    theirs = {"ganger-headers": "left out, the broker did not take them"}
+    return _letter(effect, topology, theirs, _BARE_DETAIL)
+
+
+def _letter(effect: Bury, topology: Topology, theirs: dict[str, Any], most: int) -> Outgoing:
     reply = effect.reply
     return Outgoing(
         topology.dead,
         effect.routing_key,
         effect.body,
         content_type=effect.content_type or "application/octet-stream",
+        message_id=effect.message_id,
         reply_to=reply.reply_to if reply else None,
         correlation_id=reply.correlation_id if reply else None,
         headers={
             **theirs,
             "ganger-reason": effect.reason,
-            "ganger-detail": effect.detail[:2000],
+            "ganger-detail": effect.detail[:most],
             "ganger-routing-key": effect.routing_key,
         },
     )

@@ -14,7 +14,9 @@ from ganger_broker.errors import EpochSuperseded, StoreError
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Transport
 
+from .inbox import Inbox
 from .metrics import Metrics
+from .stopping import done_unless
 from .store.redis_store import RedisStore
 from .term import Term
 
@@ -23,6 +25,10 @@ __all__ = ["Dispatcher"]
 
 _PAUSE = 0.5
 """Seconds after a term that ended by itself: what failed may fail again at once."""
+_LONGEST_PAUSE = 15.0
+"""Seconds at most, when term after term ends."""
+_STEADY = 60.0
+"""Seconds that a term has to last for its end not to count as one of several."""
 
 
 class _Clock:
@@ -56,14 +62,16 @@ class Dispatcher:
         self._metrics = metrics
         self._stopping = asyncio.Event()
         self._term: Term | None = None
+        self._inbox: Inbox | None = None
+        self._failures = 0
         self._skipped: set[tuple[str, str]] = set()
         self._log = structlog.get_logger("ganger.dispatcher").bind(dispatcher=self.id)
 
     async def run(self) -> None:
         """Lead or stand by until ``stop`` is called."""
         self._transport.on_reconnect(self._reconnected)
-        await self._transport.connect()
         try:
+            await done_unless(self._stopping, self._transport.connect())
             while not self._stopping.is_set():
                 epoch = await self._campaign()
                 if epoch is not None:
@@ -87,18 +95,23 @@ class Dispatcher:
         self._log.info("standing_by")
         while not self._stopping.is_set():
             try:
-                epoch, wait = await self._store.lease(self.id, lease)
+                async with asyncio.timeout(self._settings.lease):
+                    epoch, wait = await self._store.lease(self.id, lease)
                 if self._settings.health_file is not None:
                     self._settings.health_file.touch()
-            except StoreError as exc:
-                self._log.warning("store_unreachable", error=str(exc))
+            except (StoreError, TimeoutError) as exc:
+                self._log.warning("store_unreachable", error=str(exc) or "no answer")
                 epoch, wait = 0, 1000
             if epoch:
                 return epoch
+            await self._give_back()  # somebody else leads
             await self._rest(wait / 1000 + 0.01)
         return None
 
     async def _lead(self, epoch: int) -> None:
+        if self._inbox is None:
+            # it has the priority over a leader before it that is cut off, and consumes still
+            self._inbox = Inbox(self._transport, self._settings.batch, priority=epoch)
         term = self._term = Term(
             self.id,
             epoch,
@@ -106,25 +119,46 @@ class Dispatcher:
             self._transport,
             self._store,
             self._clock,
+            self._inbox,
             self._skipped,
             self._metrics,
         )
         if self._stopping.is_set():
             term.end()
+        began = time.monotonic()
         try:
             await term.serve(self.leading.set)
         except EpochSuperseded as exc:
             self._log.warning("superseded", error=str(exc))
+            await self._give_back()
         except StoreError as exc:
             self._log.error("store_failed", error=str(exc))
         finally:
             self._term = None
             self.leading.clear()
-        await self._rest(_PAUSE)
+        steady = term.put_aside or time.monotonic() - began > _STEADY
+        self._failures = 0 if steady else self._failures + 1
+        await self._rest(min(_PAUSE * 2**self._failures, _LONGEST_PAUSE))
         if self._stopping.is_set():
-            with contextlib.suppress(StoreError):
-                await self._store.resign(self.id)
+            await self._give_back()
+            with contextlib.suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(self._settings.lease):
+                    await self._store.resign(self.id)
             self._log.info("resigned")
+
+    async def _give_back(self) -> None:
+        """Stop consuming; all that is not settled is for somebody else.
+
+        Between terms of its own it is kept: each time it went back would count as one of the
+        deliveries that a quorum queue makes of a message at most.
+        """
+        inbox, self._inbox = self._inbox, None
+        if inbox is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.lease):
+                await inbox.close()
+        inbox.give_back()
 
     async def _rest(self, seconds: float) -> None:
         """Wait, unless it is to stop."""

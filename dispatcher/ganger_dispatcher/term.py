@@ -8,36 +8,33 @@ deliveries are acknowledged. A crash between any two of these loses nothing.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
+from uuid import uuid4
 
 import structlog
-from msgspec.structs import replace
 
 from ganger_broker.errors import EpochSuperseded, StoreError, StoreRefused
+from ganger_broker.messages import RunResult
 from ganger_broker.settings import Settings
 from ganger_broker.transport import Transport
 
 from .core.core import Core, Fact, TimerFailed
 from .core.effects import Beat, DeleteQueue, Effect
-from .core.events import expanded
 from .core.facts import (
-    BrokerRestored,
-    EventPushed,
-    ScheduleRequested,
     TimePassed,
-    TriggerReceived,
 )
 from .core.scaling import Scaling
-from .core.schedules import one_off_schedules, tick_run_id
 from .core.state import Policy
+from .hearing import Hearing
 from .inbox import Inbox, Received
 from .intake import read, refusal
+from .looking_up import expand_events, look_up_ended
 from .metrics import Metrics
 from .outgoing import sendable
 from .sending import Sender
-from .store.redis_store import Message, RedisStore
+from .stopping import done_unless
+from .store.redis_store import Message, NotNew, RedisStore
 
 __all__ = ["Term", "policy_of"]
 
@@ -73,10 +70,6 @@ def policy_of(settings: Settings) -> Policy:
     )
 
 
-def _parent_run(fact: TriggerReceived) -> str:
-    return (fact.trigger.parent or "").partition("/")[0]
-
-
 class Poisoned(Exception):
     """The core failed on what this delivery says."""
 
@@ -96,10 +89,12 @@ class Term:
         transport: Transport,
         store: RedisStore,
         clock: Callable[[], int],
+        inbox: Inbox,
         skipped: set[tuple[str, str]],
         metrics: Metrics | None = None,
     ) -> None:
-        """``skipped``: wake-ups that the core failed on, in this term and those before."""
+        """``inbox`` may hold what a term before this one has not settled. ``skipped``: wake-ups
+        that the core failed on, in this term and those before."""
         self._dispatcher_id = dispatcher_id
         self._epoch = epoch
         self._settings = settings
@@ -113,9 +108,18 @@ class Term:
         self._core = Core(policy_of(self._settings), skipped)
         self._facts: deque[Fact] = deque()
         self._something = asyncio.Event()
-        self._inbox = Inbox(transport, settings.batch, self._something.set)
+        self._inbox = inbox
         self._over = asyncio.Event()
-        self._away = False
+        self.put_aside = False  # whether it ended on what the next term will not meet again
+        self._hearing = Hearing(
+            transport,
+            self._topology,
+            inbox,
+            self._log,
+            name=dispatcher_id,
+            timeout=settings.worker_timeout,
+            tell=self._tell,
+        )
         self._sender = Sender(
             transport,
             self._topology,
@@ -135,33 +139,46 @@ class Term:
             EpochSuperseded: another dispatcher leads.
             StoreError: Redis is away and it is to end.
         """
-        keepers = (self._keep_lease, self._keep_hearing, self._keep_metrics)
+        keepers = (self._keep_lease, self._hearing.keep, self._hearing.speak, self._keep_metrics)
         keeping = [asyncio.create_task(keep()) for keep in keepers]
         for task in keeping:
             task.add_done_callback(self._keeps_no_more)
         try:
-            await self._take_over()
-            await self._inbox.consume(self._topology.triggers)
-            await self._inbox.consume(self._topology.events)
-            self._log.info("leading")
-            on_leading()
-            await self._work()
+            leading = self._lead(on_leading)
+            if not await done_unless(self._over, leading, self._settings.lease):
+                self._log.warning("cut_short")
             for task in keeping:
                 if task.done():
                     task.result()
         except Poisoned as poisoned:
             # the core may be half changed: bury it, and begin again from what is stored
             await self._bury(poisoned)
+            self.put_aside = True
+        except NotNew:
+            # a copy of a trigger came by a way nobody knew of: the core has begun its run anew,
+            # and nothing of that is stored. The next term takes it for one delivered before.
+            self._log.warning("not_new")
+            self.put_aside = True
         except TimerFailed as failed:
             # a defect; what it was about stands still until another dispatcher leads
             self._log.error(
                 "timer_failed", kind=failed.kind, name=failed.name, exc_info=failed.__cause__
             )
             self._skipped.add((failed.kind, failed.name))
+            self.put_aside = True
         finally:
             for task in keeping:
                 task.cancel()
-            await self._give_back()
+            await self._wind_up()
+
+    async def _lead(self, on_leading: Callable[[], None]) -> None:
+        await self._take_over()
+        self._inbox.begin(self._arrived)
+        await self._inbox.consume(self._topology.triggers)
+        await self._inbox.consume(self._topology.events)
+        self._log.info("leading")
+        on_leading()
+        await self._work()
 
     def _keeps_no_more(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
@@ -169,7 +186,7 @@ class Term:
         self.end()
 
     def end(self) -> None:
-        """End soon: commit and send what is being handled, give the rest back."""
+        """End soon: commit and send what is being handled, leave the rest."""
         self._over.set()
         self._something.set()
 
@@ -195,15 +212,6 @@ class Term:
                 # commits are fenced by the epoch, so trying on is safe
                 self._log.warning("store_unreachable", error=str(exc))
 
-    async def _keep_hearing(self) -> None:
-        """Be sure of the consumers well before workers count as silent that cannot be heard."""
-        idle = self._settings.worker_timeout / 4
-        while True:
-            await asyncio.sleep(idle)
-            if self._inbox.idle(idle):
-                await self._transport.declare(self._topology.shared())
-                await self._inbox.renew_idle(idle)
-
     async def _keep_metrics(self) -> None:
         """Say how it stands, where somebody asks."""
         if self._metrics is None:
@@ -228,8 +236,11 @@ class Term:
 
     def reconnected(self) -> None:
         """The broker was away and is back."""
-        self._away = False
-        self._tell(BrokerRestored())
+        self._hearing.reconnected()
+
+    def _arrived(self, queue: str) -> None:
+        self._hearing.arrived(queue)
+        self._something.set()
 
     def _tell(self, fact: Fact) -> None:
         self._facts.append(fact)
@@ -246,18 +257,18 @@ class Term:
             own: list[Fact] = list(self._facts)
             self._facts.clear()
             if self._due():
-                own.append(TimePassed(caught_up=self._caught_up()))
+                own.append(TimePassed(caught_up=self._hearing.good))
             batch = self._inbox.take()
             limit = self._settings.max_message_bytes
             facts = {received: read(received.delivery, limit) for received in batch}
-            self._expand_events(facts)
-            await self._look_up_ended(facts)
+            expand_events(facts, self._core.state.workflows.values())
+            new = await look_up_ended(facts, self._core.state.runs, self._ended)
             effects = await self._decide(own, facts)
             if batch and self._can_wait(effects):
                 self._beats += effects
                 self._inbox.settle(batch)
             else:
-                await self._carry_out(effects, batch)
+                await self._carry_out(effects, batch, new)
 
     def _can_wait(self, effects: list[Effect]) -> bool:
         """Whether the next commit will do: heartbeats are only noted, and told again."""
@@ -286,12 +297,6 @@ class Term:
                 rested = clock()
         return effects
 
-    def _caught_up(self) -> bool:
-        """Whether silence says anything: the broker is there, and what it brought was handled."""
-        if not self._transport.connected:
-            self._away = True
-        return not self._away and not self._inbox.has_from(self._topology.events)
-
     def _due(self) -> bool:
         wake_at = self._core.wake_at
         return wake_at is not None and wake_at <= self._clock()
@@ -310,54 +315,11 @@ class Term:
             async with asyncio.timeout(left):
                 await self._something.wait()
 
-    def _expand_events(self, facts: dict[Received, list[Fact]]) -> None:
-        """Put the triggers that an event stands for behind it."""
-        workflows = self._core.state.workflows
-        for those in facts.values():
-            if any(isinstance(fact, EventPushed) for fact in those):
-                those[:] = [
-                    each
-                    for fact in those
-                    for each in (
-                        expanded(fact, workflows.values())
-                        if isinstance(fact, EventPushed)
-                        else [fact]
-                    )
-                ]
-
-    async def _look_up_ended(self, facts: dict[Received, list[Fact]]) -> None:
-        """Give triggers of runs that have ended their results: the core knows only live ones."""
-        await self._look_up_ticks(facts)
-        runs = self._core.state.runs
-        asked = [
-            (those, fact)
-            for those in facts.values()
-            for fact in those
-            if isinstance(fact, TriggerReceived) and fact.run_id not in runs
-        ]
-        if not asked:
-            return
-        run_ids = [fact.run_id for _, fact in asked]
-        parents = {_parent_run(fact) for _, fact in asked} - runs.keys()
-        run_ids += sorted(parent for parent in parents if parent)
-        ended = await self._persist(lambda: self._store.ended(run_ids))
-        for those, fact in asked:
-            own, parent = ended.get(fact.run_id), ended.get(_parent_run(fact))
-            if own or parent:
-                those[those.index(fact)] = replace(fact, ended=own, parent_ended=parent)
-
-    async def _look_up_ticks(self, facts: dict[Received, list[Fact]]) -> None:
-        """The same for runs at given times: a request that comes again starts nothing anew."""
-        for those in facts.values():
-            for at, fact in enumerate(those):
-                if isinstance(fact, ScheduleRequested):
-                    wanted = one_off_schedules(fact.request, fact.schedule_id)
-                    run_ids = [tick_run_id(each.schedule_id, each.next_at) for each in wanted]
-                    ended = await self._persist(partial(self._store.ended, run_ids))
-                    those[at] = replace(fact, ended=frozenset(ended))
-
-    async def _carry_out(self, effects: list[Effect], batch: list[Received]) -> None:
-        """Commit, then publish and acknowledge in the background, in order."""
+    async def _carry_out(
+        self, effects: list[Effect], batch: list[Received], new: Sequence[str] = ()
+    ) -> None:
+        """Commit, then publish and acknowledge in the background, in order. ``new``: runs that
+        must not be there yet."""
         messages = sendable(effects)
         names = [self._sender.name(message) for message in messages]
         outbox = {
@@ -369,9 +331,21 @@ class Term:
         beats, self._beats = self._beats, []
         effects = beats + effects
         self._committed_at = self._clock()
-        await self._persist(lambda: self._store.commit(self._epoch, effects, outbox, sent))
+        named = uuid4().hex
+
+        async def commit() -> None:
+            await self._store.commit(self._epoch, effects, outbox, sent, new, named)
+
+        try:
+            await self._persist(commit)
+        except NotNew:
+            self._sender.sent += sent  # not taken out yet
+            raise
         gone = [effect.worker for effect in effects if isinstance(effect, DeleteQueue)]
         await self._sender.send(messages, names, batch, gone)
+
+    async def _ended(self, run_ids: list[str]) -> dict[str, RunResult]:
+        return await self._persist(lambda: self._store.ended(run_ids))
 
     async def _persist(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask Redis, again and again while it is away; the core's state waits meanwhile."""
@@ -395,11 +369,10 @@ class Term:
         effects = Core(policy_of(self._settings)).handle(fact, self._clock())
         await self._carry_out(effects, [poisoned.received])
 
-    async def _give_back(self) -> None:
-        """Stop consuming; send what was committed; the rest is for the next leader."""
-        await self._inbox.close()
+    async def _wind_up(self) -> None:
+        """Send what was committed; what is not settled then is for the next leader."""
         await self._sender.settle(self._settings.lease)
         if self._sender.sent:
-            with contextlib.suppress(StoreError):
-                await self._store.commit(self._epoch, [], sent=self._sender.take_sent())
-        self._inbox.give_back()
+            with contextlib.suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(self._settings.lease):
+                    await self._store.commit(self._epoch, [], sent=self._sender.take_sent())

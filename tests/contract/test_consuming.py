@@ -364,3 +364,17 @@ async def test_deleting_ones_own_queue_ends_its_consumer(
     assert await transport.publish([Outgoing("", queue.name, b"")]) == [Published.RETURNED]
     await fill(transport, kept.name, 1)
     assert len(await other.wait(1)) == 1
+
+
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+async def test_consumers_of_a_higher_priority_go_first(
+    bench: Bench, transport: Transport, inbox: Inbox, queue_type: str
+) -> None:
+    queue, other = bench.queue(queue_type=queue_type), Inbox()
+    await transport.declare([queue])
+    await transport.consume(queue.name, other, prefetch=10)
+    await transport.consume(queue.name, inbox, prefetch=3, priority=7)
+    for body in (b"1", b"2", b"3", b"4", b"5"):
+        await transport.publish([Outgoing("", queue.name, body)])
+    await other.wait(2)
+    assert (inbox.bodies, other.bodies) == ([b"1", b"2", b"3"], [b"4", b"5"])

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from ganger_broker.errors import TransportError
-from ganger_broker.topology import Binding
+from ganger_broker.topology import Binding, Queue
 from ganger_broker.transport import Outgoing, Published, Transport
 from tests.inbox import PATIENCE, Inbox
 
@@ -47,6 +47,29 @@ async def test_a_message_arrives_as_it_was_sent(
     )
     assert came.headers == headers
     assert not came.redelivered
+
+
+async def test_new_is_what_was_neither_sent_nor_delivered_before(
+    bench: Bench, transport: Transport
+) -> None:
+    exchange, dead, queue = bench.exchange("fanout"), bench.queue("dead"), bench.queue("brief")
+    queue = Queue(queue.name, {"x-message-ttl": 50, "x-dead-letter-exchange": exchange.name})
+    await transport.declare([exchange, dead, Binding(exchange.name, dead.name, ""), queue])
+    first = Inbox()
+    subscription = await transport.consume(queue.name, first, prefetch=1)
+    await transport.publish([Outgoing("", queue.name, b"", new=new) for new in (True, False)])
+
+    subscription.requeue(await first.wait(1))
+    subscription.ack((await first.wait(2))[1:])
+    subscription.ack((await first.wait(3))[2:])
+    assert [d.new for d in first.deliveries] == [True, False, False]
+
+    await subscription.cancel()
+    buried = Inbox()
+    await transport.consume(dead.name, buried, prefetch=1)
+    await transport.publish([Outgoing("", queue.name, b"late", new=True)])
+    (came,) = await buried.wait(1)
+    assert (came.body, came.new) == (b"late", False)
 
 
 async def test_the_default_exchange_goes_by_the_queues_name(
@@ -200,8 +223,9 @@ async def test_nothing_to_publish(transport: Transport) -> None:
         Outgoing("", "key", b"", headers={"object": object()}),
         Outgoing("", "k" * 256, b""),
         Outgoing("", "key", b"", message_id="i" * 256),
+        Outgoing("", "key", b"", headers={"long": "x" * 2**17}),
     ],
-    ids=["header", "key", "id"],
+    ids=["header", "key", "id", "headers"],
 )
 async def test_what_cannot_be_packed_is_told_to_its_publisher_only(
     bench: Bench, transport: Transport, bad: Outgoing

@@ -4,12 +4,19 @@ import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiormq
+import pika
 import pytest
+from structlog.testing import capture_logs
 from tools.private_servers import PrivateRabbit
 
+from ganger import Context, Ganger
+from ganger_broker.definitions import StepDefinition, WorkflowDefinition
+from ganger_broker.messages import Outcome, StepFinished, StepStarted, WorkerRegistered
 from ganger_broker.topology import Queue
+from ganger_broker.transport import Delivery
 from ganger_dispatcher.store import open_redis
 from tests.inbox import PATIENCE
 from tests.outside import Outside
@@ -30,6 +37,15 @@ async def outside(rabbit: PrivateRabbit) -> AsyncIterator[Outside]:
     async for key in redis.scan_iter(f"{prefix}:*", count=10_000):
         await redis.delete(key)
     await redis.aclose()
+
+
+def publish(outside: Outside, key: str, body: bytes = b"{}", **properties: Any) -> None:
+    """Publish as another program would, with properties that Ganger's own client never gives."""
+    with pika.BlockingConnection(pika.URLParameters(outside.settings.broker_url)) as connection:
+        given = pika.BasicProperties(content_type="application/json", delivery_mode=2, **properties)
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.basic_publish(outside.topology.exchange, key, body, given, mandatory=True)
 
 
 async def finishes(outside: Outside, run_id: str) -> bool:
@@ -65,6 +81,182 @@ async def test_a_dead_letter_queue_that_somebody_deleted_is_there_again(outside:
     await outside.transport.consume(topology.dead, outside.dead.put_nowait, prefetch=1)
     async with asyncio.timeout(PATIENCE):
         assert (await outside.dead.get()).body == b"no trigger"
+
+
+@pytest.mark.parametrize("timestamp", [10**15, 10**18, 2**62])
+async def test_a_trigger_with_a_timestamp_that_is_no_date_is_taken(
+    outside: Outside, timestamp: int
+) -> None:
+    await outside.join("w")
+    body = b'{"workflow": "add", "run_id": "r1"}'
+
+    await asyncio.to_thread(publish, outside, "trigger.add", body, timestamp=timestamp)
+
+    async with asyncio.timeout(PATIENCE):
+        assert (await outside.work("w")).run_id == "r1"
+    assert outside.dead.empty()
+
+
+async def test_a_trigger_with_an_address_that_is_no_text_is_dead_lettered(
+    outside: Outside,
+) -> None:
+    await outside.join("w")
+    body = b'{"workflow": "add", "run_id": "r1"}'
+    address = {
+        "reply_to": outside.topology.reply_queue("program"),
+        "correlation_id": b"\xff\xfe",
+    }
+
+    await asyncio.to_thread(publish, outside, "trigger.add", body, **address)
+
+    async with asyncio.timeout(PATIENCE):
+        dead = await outside.dead.get()
+        assert (await outside.results.get()).status == "failed"
+    assert dead.body == body
+    assert dead.headers["ganger-reason"] == "malformed"
+    assert dead.headers["ganger-detail"] == "its properties: correlation_id: cannot be decoded"
+    assert await finishes(outside, "r2")
+
+
+async def test_a_reply_queue_that_is_full_costs_nobody_elses_answer(
+    rabbit: PrivateRabbit, outside: Outside
+) -> None:
+    name = f"full-{secrets.token_hex(6)}"
+    connection = await aiormq.connect(rabbit.url)
+    channel = await connection.channel()
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    await channel.queue_declare(name, arguments=full)
+    await channel.basic_publish(b"", routing_key=name)
+    await outside.join("w")
+    await outside.trigger("r1", reply_to=name)
+    async with asyncio.timeout(PATIENCE):
+        assert (await outside.work("w")).run_id == "r1"
+
+    with capture_logs() as logs:
+        for number in range(2, 25):  # more than a quorum queue delivers one message
+            assert await finishes(outside, f"r{number}")
+    assert not [line for line in logs if line["event"] == "taking_over"]
+
+    came: asyncio.Queue[Delivery] = asyncio.Queue()
+    await outside.transport.consume(name, came.put_nowait, prefetch=1, no_ack=True)
+    async with asyncio.timeout(PATIENCE):
+        assert [b"r1" in (await came.get()).body for _ in range(2)] == [False, True]
+    await channel.queue_delete(name)
+    await connection.close()
+
+
+@pytest.mark.parametrize("headers", [27_000, 32_000])
+async def test_a_dead_letter_that_would_fit_no_frame_is_one_all_the_same(
+    outside: Outside, headers: int
+) -> None:
+    """Both the headers it came with and the name of the field that is wrong are long."""
+    await outside.join("w")
+    body = '{"workflow": "add", "%s": 1}' % ("\U0001f600" * 1_900)
+    given = {"long": "\U0001f600" * headers}
+
+    with capture_logs() as logs:
+        await asyncio.to_thread(publish, outside, "trigger.add", body.encode(), headers=given)
+        async with asyncio.timeout(PATIENCE):
+            assert (await outside.dead.get()).headers["ganger-reason"] == "malformed"
+        assert await finishes(outside, "r1")
+    assert not [line for line in logs if line["event"] in ("taking_over", "connection lost")]
+    redis = open_redis(REDIS_URL)
+    assert int(await redis.hget(outside.settings.keys().stats, "messages_dead")) == 1
+    await redis.aclose()
+    assert outside.dead.empty()
+
+
+async def test_a_leader_that_is_cut_off_gets_nothing_of_what_comes(outside: Outside) -> None:
+    """Its consumers are there until the broker notices; it would not process what it gets."""
+    topology = outside.topology
+    for queue in (topology.triggers, topology.events):
+        await outside.transport.consume(queue, lambda _: None, prefetch=1000)
+    await outside.join("w")
+
+    for number in range(10):
+        assert await finishes(outside, f"r{number}")
+
+
+async def test_no_worker_is_lost_while_the_broker_stands_still(
+    rabbit: PrivateRabbit, outside: Outside
+) -> None:
+    await outside.join("w")
+    await outside.trigger("r1")
+    async with asyncio.timeout(PATIENCE):
+        assignment = await outside.assigned.get()
+    await outside.say(StepStarted("w", "1", assignment.attempt))
+    beating = asyncio.create_task(outside.beat("w", assignment.attempt))
+
+    rabbit.freeze()
+    try:
+        await asyncio.sleep(8)  # twice the time after which a silent worker is lost
+    finally:
+        rabbit.thaw()
+    await outside.say(StepFinished("w", "1", assignment.attempt, Outcome.SUCCEEDED, {"sum": 3}))
+
+    async with asyncio.timeout(PATIENCE):
+        assert (await outside.results.get()).status == "succeeded"
+    beating.cancel()
+    redis = open_redis(REDIS_URL)
+    assert await redis.hget(outside.settings.keys().stats, "workers_lost") is None
+    await redis.aclose()
+
+
+async def test_the_only_worker_is_lost_where_nobody_else_says_anything(outside: Outside) -> None:
+    await outside.join("w")
+    await outside.trigger("r1")
+    async with asyncio.timeout(PATIENCE):
+        assert (await outside.assigned.get()).attempt == "r1/add/1"
+        await outside.queue_deleted.wait()
+
+
+async def test_it_stops_while_the_broker_is_away_however_much_it_has_to_say(
+    rabbit: PrivateRabbit, outside: Outside
+) -> None:
+    late = WorkflowDefinition("late", [StepDefinition("s", schedule_timeout=2.0)])
+    await outside.say(
+        WorkerRegistered("w", "1", name="w", slots=1, workflows=[late], draining=True)
+    )
+    for _ in range(40):
+        await outside.trigger(body=b'{"workflow": "late"}')
+    await asyncio.to_thread(rabbit.kill)
+    try:
+        await asyncio.sleep(4)  # their time is over, and nobody can be told
+        async with asyncio.timeout(30):
+            await outside.dispatchers.pop().stop()
+    finally:
+        await asyncio.to_thread(rabbit.start)
+
+
+@pytest.mark.parametrize("what", ["exchange", "binding"])
+async def test_a_worker_that_nothing_leads_to_any_more_is_found_again(
+    rabbit: PrivateRabbit, outside: Outside, what: str
+) -> None:
+    settings, topology = outside.settings, outside.topology
+    app = Ganger(broker_url=rabbit.url, redis_url=settings.redis_url, prefix=settings.prefix)
+
+    @app.workflow(name="add")
+    class Add:
+        @app.step()
+        async def add(self, context: Context) -> dict[str, int]:
+            return {"sum": 3}
+
+    worker = app.worker("w", worker_id="w")
+    worker.register_workflow(Add())
+    connection = await aiormq.connect(rabbit.url)
+    channel = await connection.channel()
+    async with worker:
+        if what == "exchange":
+            await channel.exchange_delete(topology.work_exchange)
+        else:
+            queue = topology.worker_queue("w")
+            await channel.queue_unbind(queue, topology.work_exchange, routing_key="w")
+
+        await outside.trigger("r1")
+
+        async with asyncio.timeout(PATIENCE):
+            assert (await outside.results.get()).status == "succeeded"
+    await connection.close()
 
 
 @pytest.mark.parametrize("which", ["triggers", "events"])

@@ -23,6 +23,7 @@ from ganger_dispatcher.core.records import (
 )
 from ganger_dispatcher.core.states import StepStatus
 from ganger_dispatcher.store import RedisStore
+from ganger_dispatcher.store.redis_store import NotNew
 from tests.integration.store_place import LEASE, Place, header, worker
 from tests.unit.core.world import one_step
 
@@ -85,6 +86,27 @@ async def test_an_epoch_that_never_was_writes_nothing(place: Place) -> None:
         with pytest.raises(EpochSuperseded):
             await place.store.commit(epoch, [do.Count("n")])
     assert await place.names() == set()
+
+
+async def test_a_run_that_is_not_new_has_nothing_written(place: Place) -> None:
+    await place.commit(do.StoreRun("old", header()))
+    before = await place.all()
+    effects = [do.StoreRun("other", header()), do.Count("n")]
+    with pytest.raises(NotNew):
+        await place.store.commit(place.epoch, effects, new=["other", "old"])
+    assert await place.all() == before
+    await place.store.commit(place.epoch, effects, new=["other"])
+    assert (await place.hash(place.keys.stats))["n"] == "1"
+
+
+async def test_a_batch_whose_answer_was_lost_is_not_stored_twice(place: Place) -> None:
+    epoch, _ = await place.store.lease("leader", LEASE)
+    for batch in ("1", "1", "2", "2"):
+        await place.store.commit(epoch, [do.Count("n"), do.Note("n", {})], batch=batch)
+    await place.store.commit(epoch, [do.Count("n")])
+    await place.store.commit(epoch, [do.Count("n")])
+    assert await place.hash(place.keys.stats) == {"n": "4"}
+    assert await place.redis.xlen(place.keys.feed) == 2
 
 
 async def test_effects_that_only_send_need_no_commit(place: Place) -> None:

@@ -175,7 +175,8 @@ class Working:
 
 def settings_for_tests(**flags: Any) -> Settings:
     """In memory, and without heartbeats unless a test wants some."""
-    return Settings.load(**{"broker_url": "memory://", "heartbeat_interval": 3600, **flags})
+    given = {"broker_url": "memory://", "heartbeat_interval": 3600, "worker_timeout": 7200}
+    return Settings.load(**{**given, **flags})
 
 
 @asynccontextmanager

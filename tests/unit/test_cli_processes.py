@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from .cli_tasks import TASKS
 
 PATIENCE = 30.0
@@ -175,3 +177,29 @@ async def test_dev_says_that_a_step_waits_for_a_slot(folder: Path) -> None:
         line = await dev.says("step waits for a free slot")
         assert "/caption" in line
         await dev.ends()
+
+
+POOLED = """
+from ganger import Compute, Ganger
+
+app = Ganger()
+
+
+@app.task(compute=Compute(cpu_kind="shared", cpus=1, memory_mb=512, regions=["iad", "fra"]))
+def work(input, context):
+    context.worker.upsert_labels({"done": 1})
+    return context.worker.get_labels()["ganger.region"]
+"""
+
+
+@pytest.fixture
+def pooled(folder: Path) -> Path:
+    folder.write_text(POOLED)
+    return folder
+
+
+async def test_dev_has_a_worker_of_each_pool(pooled: Path) -> None:
+    async with developing(pooled, "--no-reload", "--trigger", "work") as dev:
+        assert '"ganger.region": "fra"' in await dev.says("shared-1cpu-512mb-fra-iad")
+        await dev.says("worker registered")  # the one that is in no pool, and hears signals
+        assert await dev.ends() == 0

@@ -103,3 +103,20 @@ def test_a_deployment_can_add_its_own_regions() -> None:
         add_region("fra", "Freising", "DE")
     with pytest.raises(InvalidInput, match="code: 'DC 1' must be lower case letters"):
         add_region("DC 1", "Basement", "DE")
+
+
+def test_what_no_machine_has_is_told_whatever_else_is_wrong() -> None:
+    found = wrong(
+        cpu_kind="bogus", cpus=0, memory_mb=1, num_replicas=-1, regions=["x", "fra", "fra"]
+    )
+    assert found.keys() == {"cpu_kind", "cpus", "memory_mb", "num_replicas", "regions"}
+    assert found["memory_mb"].endswith("1 must be from 256 to 524,288 MB for any machine")
+    assert "'x' is no region" in found["regions"]
+    assert "fra is named more than once" in found["regions"]
+
+
+@pytest.mark.parametrize(("city", "country"), [(None, "DE"), ("Basement", None), ("", "DE")])
+def test_a_region_needs_its_texts(city: Any, country: Any) -> None:
+    with pytest.raises(InvalidInput, match="must be a text"):
+        add_region("dc2", city, country)
+    assert "dc2" not in regions()

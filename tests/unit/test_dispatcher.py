@@ -7,12 +7,21 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
 from ganger_broker.codec import encode
+from ganger_broker.errors import StoreRefused
 from ganger_broker.messages import Outcome, StepFinished
 from ganger_broker.schedules import ScheduleRuns
+from ganger_broker.settings import Settings
+from ganger_broker.topology import Queue
 from ganger_broker.transport import Outgoing
+from ganger_broker.transports import open_transport
+from ganger_dispatcher import service
 from ganger_dispatcher.core import Core, core
+from ganger_dispatcher.core.effects import StoreRun
+from ganger_dispatcher.service import Dispatcher
+from ganger_dispatcher.store import RedisStore, open_redis
 from tests.outside import Outside
 
 
@@ -20,7 +29,12 @@ from tests.outside import Outside
 async def outside() -> AsyncIterator[Outside]:
     url = f"memory://{uuid4().hex}"
     outside = Outside(
-        broker_url=url, redis_url=url, prefix="t", worker_timeout="500ms", lease="300ms"
+        broker_url=url,
+        redis_url=url,
+        prefix="t",
+        heartbeat_interval="250ms",
+        worker_timeout="500ms",
+        lease="300ms",
     )
     await outside.open()
     yield outside
@@ -44,6 +58,34 @@ async def test_a_trigger_that_comes_again_after_the_end_gets_the_same_result(
     first = await outside.results.get()
     await outside.trigger("r1")
     assert await outside.results.get() == first
+    assert outside.assigned.empty()
+
+
+async def test_a_new_trigger_is_not_looked_up(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ended(*_: object) -> None:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(RedisStore, "ended", ended)
+    await outside.join("w")
+    await outside.trigger("r1", new=True)
+    await outside.trigger("r1", new=True)  # a copy: the run is known
+    assert (await outside.work("w")).attempt == "r1/add/1"
+    assert (await outside.results.get()).run_id == "r1"
+
+
+async def test_a_copy_that_is_said_to_be_new_starts_nothing_anew(outside: Outside) -> None:
+    """However the copy came: by a line that was thought dead, moved by an operator's shovel."""
+    await outside.join("w")
+    await outside.trigger("r1", new=True)
+    await outside.work("w")
+    first = await outside.results.get()
+    await outside.trigger("r1", new=True)
+    await outside.trigger("r2", new=True)
+    assert await outside.results.get() == first
+    assert (await outside.work("w")).attempt == "r2/add/1"
+    assert (await outside.results.get()).run_id == "r2"
     assert outside.assigned.empty()
 
 
@@ -101,6 +143,76 @@ async def test_a_wake_up_that_the_core_cannot_handle_is_let_be_and_the_rest_goes
     assert (await outside.work("w")).run_id == "good"
     assert (await outside.results.get()).run_id == "good"
     assert tried == ["past"]
+
+
+async def test_what_redis_refuses_again_and_again_is_kept_and_not_given_back(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given back each time, it would be over its queue's delivery limit after 20 of them."""
+    commit, refusals = RedisStore.commit, iter(range(25))
+
+    async def refuse(self: RedisStore, epoch: int, effects: Any, *rest: Any, **named: Any) -> None:
+        effects = list(effects)
+        if any(isinstance(effect, StoreRun) for effect in effects) and next(refusals, None):
+            raise StoreRefused("OOM command not allowed")
+        await commit(self, epoch, effects, *rest, **named)
+
+    monkeypatch.setattr(RedisStore, "commit", refuse)
+    monkeypatch.setattr(service, "_PAUSE", 0.0)
+    await outside.join("w")
+    next(refusals)  # 0 would count as none left
+    await outside.trigger("r1")
+    assert (await outside.work("w")).run_id == "r1"
+    assert (await outside.results.get()).status == "succeeded"
+    assert next(refusals, None) is None
+    assert outside.dead.empty()
+
+
+async def test_terms_that_end_one_after_the_other_rest_longer_each_time(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    enough = asyncio.Event()
+
+    async def rest(_: Dispatcher, seconds: float) -> None:
+        rests.append(seconds)
+        if len(rests) == 8:
+            enough.set()
+        await asyncio.sleep(0)
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise StoreRefused("OOM command not allowed")
+
+    monkeypatch.setattr(Dispatcher, "_rest", rest)
+    monkeypatch.setattr(RedisStore, "commit", refuse)
+    await outside.trigger("r1")
+    await enough.wait()
+    assert rests[:8] == [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0, 15.0]
+
+
+async def test_it_can_be_stopped_while_it_connects() -> None:
+    settings = Settings.load(broker_url="amqp://guest:guest@127.0.0.1:1/", redis_url="memory://x")
+    store = RedisStore(open_redis(settings.redis_url), settings.keys())
+    dispatcher = Dispatcher(settings, open_transport(settings, "early"), store)
+    running = asyncio.create_task(dispatcher.run())
+    await asyncio.sleep(0.3)
+    dispatcher.stop()
+    async with asyncio.timeout(2):
+        await running
+    await store.close()
+
+
+async def test_a_queue_that_somebody_made_otherwise_ends_no_leadership(outside: Outside) -> None:
+    with capture_logs() as logs:
+        await outside.transport.delete_queue(outside.topology.dead)
+        await outside.transport.declare([Queue(outside.topology.dead, {"x-max-length": 1})])
+        await asyncio.sleep(1)  # it looks several times
+    said = [line for line in logs if line["event"] == "declared_otherwise"]
+    assert len(said) == 1
+    await outside.join("w")
+    await outside.trigger("r1")
+    assert (await outside.work("w")).run_id == "r1"
+    assert (await outside.results.get()).status == "succeeded"
 
 
 async def test_a_standby_goes_on_where_the_leader_stopped(outside: Outside) -> None:

@@ -150,6 +150,9 @@ def test_which_workers_there_are() -> None:
     two = [worker("a", 95), worker("b", 99, WorkerState.DRAINING)]
     (well,) = worker_findings(two, 100.0, 10.0)
     assert (well.status, well.found) == (Status.OK, "2 live, 1 of them take no steps now")
+    (cut_off,) = worker_findings([worker("a", 95, WorkerState.UNREACHABLE)], 100.0, 10.0)
+    assert cut_off.status is Status.WRONG
+    assert "1 of them take no steps now; what is sent to these comes back: a" in cut_off.found
     (silent,) = worker_findings([worker(name, 1) for name in "abcde"], 100.0, 10.0)
     assert silent.status is Status.WARNING
     assert "silent for more than 10 s: a, b, c and 2 more" in silent.found

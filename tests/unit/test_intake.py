@@ -72,9 +72,10 @@ def buried(delivery: Delivery) -> Any:
 
 
 def test_a_dead_letter_is_the_message_as_it_came_and_why_it_is_there() -> None:
-    letter = buried(came(b"{", reply_to="q", correlation_id="c", headers={"tenant": "a"}))
+    given = {"reply_to": "q", "correlation_id": "c", "message_id": "m-1"}
+    letter = buried(came(b"{", headers={"tenant": "a"}, **given))
     assert (letter.body, letter.content_type) == (b"{", JSON)
-    assert (letter.reply_to, letter.correlation_id) == ("q", "c")
+    assert (letter.reply_to, letter.correlation_id, letter.message_id) == ("q", "c", "m-1")
     assert letter.headers.pop("ganger-detail").startswith("$: ")
     assert letter.headers == {
         "tenant": "a",
@@ -102,8 +103,9 @@ def test_foreign_headers_that_cannot_be_written_again_become_text() -> None:
     assert encode.field_table(letter.headers)
 
 
-def test_headers_that_would_not_fit_beside_ours_are_left_out() -> None:
-    letter = buried(came(b"{", headers={"much": "x" * 100_000}))
+@pytest.mark.parametrize("much", ["x" * 100_000, "\U0001f600" * 10_000])
+def test_headers_that_would_not_fit_beside_ours_are_left_out(much: str) -> None:
+    letter = buried(came(b"{", headers={"much": much}))
     assert "much" not in letter.headers
     assert letter.headers["ganger-headers"].startswith("left out")
     assert letter.headers["ganger-reason"] == "malformed"

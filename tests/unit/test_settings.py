@@ -74,6 +74,8 @@ def test_a_flag_goes_before_the_environment_and_that_before_the_default(
             "GANGER_SCALE_MOST: 1000 must not be below GANGER_SCALE_LEAST, 1001",
         ),
         ("SCALE_MOST", "0", "'0' must be a whole number from 1 to 100000"),
+        ("WORKER_TIMEOUT", "3s", "3 s must be at least twice GANGER_HEARTBEAT_INTERVAL, 2 s"),
+        ("HEARTBEAT_INTERVAL", "6s", "GANGER_WORKER_TIMEOUT: 10 s must be at least twice"),
         ("LEASE", "soon", "'soon' must be a positive number of seconds"),
         ("LEASE", "0", "'0' must be a positive number of seconds"),
         ("LEASE", "-1s", "'-1s' must be a positive number of seconds"),
@@ -181,7 +183,11 @@ def test_the_prefix_is_the_first_word_of_all_names() -> None:
 
 
 def test_the_core_s_policy_is_in_milliseconds() -> None:
-    policy = policy_of(Settings.load(worker_timeout="1.5s", pickup_deadline="3s", hold="2m"))
+    policy = policy_of(
+        Settings.load(
+            heartbeat_interval="500ms", worker_timeout="1.5s", pickup_deadline="3s", hold="2m"
+        )
+    )
     assert (policy.worker_timeout, policy.pickup_deadline, policy.hold) == (1_500, 3_000, 120_000)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ganger import Context, Ganger, RunCancelled, WorkerLabelComparator
+from ganger import Compute, Context, Ganger, RunCancelled, WorkerLabelComparator
 from ganger.testing import Fleet, NotEnded
 
 MODEL = {"value": "vision", "weight": 10}
@@ -144,3 +144,19 @@ def test_the_same_test_goes_the_same_way_twice(app: Ganger) -> None:
     first = story(app)
     assert any(len(workers) > 1 for workers in first)
     assert story(app) == first
+
+
+def test_steps_with_compute_go_to_workers_of_their_pool(fleet: Fleet) -> None:
+    app = Ganger()
+    machine = Compute(cpu_kind="shared", cpus=1, memory_mb=512, regions=["fra", "iad"])
+
+    @app.task(compute=machine, desired_worker_labels={"ganger.region": {"value": "iad"}})
+    async def work(input: dict[str, Any], context: Context) -> str:
+        return context.worker.id()
+
+    fleet.worker("plain", app)
+    fleet.worker("fra", app, pool=machine, region="fra")
+    run = fleet.start("work")
+    assert "never with this fleet" in run.explain("work")
+    fleet.worker("iad", app, pool=machine, region="iad")
+    assert run.output == {"work": "iad"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ganger import Context, __version__
+from ganger import Context, __version__, runtime
 from ganger.live_labels import LiveLabels
 from ganger.runtime import WorkerRuntime
 from ganger_broker.codec import encode
@@ -71,6 +71,17 @@ async def test_it_registers_again_with_all_that_is_so_now(cause: str) -> None:
         assert (again.labels, again.label_seq) == ({"model": "b"}, 1)
         assert again.attempts == [attempt]
         assert not again.draining
+
+
+async def test_an_idle_worker_does_not_wait_long_for_a_broker_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runtime, "LEAVE_PATIENCE", 0.05)
+    async with working(Scripted(), grace=2 * PATIENCE) as found:
+        found.transport.gate.clear()
+        found.runtime.stop()
+        async with asyncio.timeout(PATIENCE):
+            await found.running
 
 
 async def test_a_worker_that_is_refused_for_good_ends_and_says_why() -> None:

@@ -81,7 +81,7 @@ class AsyncAdmin:
             "stream": stream,
         }
         trigger = checked(fields, Trigger)
-        return await (await self.client()).trigger(trigger)
+        return await (await self.client()).trigger(trigger, new=run_id is None)
 
     async def cancel(self, run_id: str, reason: str = "cancelled on request") -> None:
         """Ask to cancel a run; returns when the broker has confirmed the request.

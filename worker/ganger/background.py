@@ -7,6 +7,8 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+from ganger_broker.event_loop import new_event_loop
+
 __all__ = ["BackgroundLoop", "check_may_block", "loops_at_work"]
 
 T = TypeVar("T")
@@ -42,7 +44,7 @@ class BackgroundLoop:
     """
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self._loop = loop or asyncio.new_event_loop()
+        self._loop = loop or new_event_loop()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 

@@ -7,6 +7,7 @@ from uuid import uuid4
 from weakref import WeakValueDictionary
 
 import structlog
+from msgspec.structs import replace
 
 from ganger_broker.codec import decode_reply, decode_schedules, encode
 from ganger_broker.errors import (
@@ -259,8 +260,10 @@ class Client:
             awaited.end(None, TransportClosed("the client was closed"))
         await self._transport.close()
 
-    async def trigger(self, trigger: Trigger) -> WorkflowRunRef:
+    async def trigger(self, trigger: Trigger, *, new: bool = False) -> WorkflowRunRef:
         """Publish a trigger, whose ``run_id`` is set; returns when the broker has it.
+
+        ``new``: the id was made up for it, so there can be no such run yet.
 
         Raises:
             InvalidInput: it is larger than ``GANGER_MAX_MESSAGE_BYTES``.
@@ -279,6 +282,7 @@ class Client:
             body,
             reply_to=self._topology.reply_queue(self.id),
             correlation_id=run_id,
+            new=new,
         )
         awaited = self._awaited.get(run_id)
         if awaited is None:
@@ -377,7 +381,8 @@ class Client:
         """Results may have been lost with the connection (they are consumed without acks, and
         the queue may have expired): trigger anew what is awaited. The same run id is the same
         run, and one that has ended is answered at once."""
-        left = [a.message for a in list(self._awaited.values()) if not a.done.is_set()]
+        awaited = list(self._awaited.values())
+        left = [replace(a.message, new=False) for a in awaited if not a.done.is_set()]
         if not left:
             return
         _log.info("asking again for results", runs=len(left))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import structlog
+from msgspec.structs import replace
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_random_exponential
 
 from ganger_broker.topology import Topology
@@ -33,7 +34,7 @@ async def publish_until_confirmed(
     async def attempt() -> bool:
         outcomes = await transport.publish(left)
         left[:] = [
-            message
+            replace(message, new=False)
             for message, outcome in zip(left, outcomes, strict=True)
             if outcome is not Published.CONFIRMED
         ]

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -11,7 +12,13 @@ import structlog
 
 from ganger_broker.codec import decode_to_worker, encode
 from ganger_broker.definitions import RateLimit, WorkflowDefinition
-from ganger_broker.errors import GangerError, InvalidMessage, InvalidWorkflow, TransportClosed
+from ganger_broker.errors import (
+    GangerError,
+    InvalidMessage,
+    InvalidWorkflow,
+    TransportClosed,
+    TransportError,
+)
 from ganger_broker.labels import LabelValue
 from ganger_broker.messages import (
     Assignment,
@@ -25,6 +32,7 @@ from ganger_broker.messages import (
     WorkerRegistered,
 )
 from ganger_broker.settings import Settings
+from ganger_broker.topology import Binding, Exchange, Queue
 from ganger_broker.transport import Delivery, Outgoing, Subscription, Transport
 
 from .admin import AsyncAdmin
@@ -84,7 +92,8 @@ class WorkerRuntime:
         self._stopping = asyncio.Event()
         self._forced = asyncio.Event()
         self._refusal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._burying: set[asyncio.Task[None]] = set()
+        self._asides: set[asyncio.Task[None]] = set()
+        self._registering: asyncio.Task[None] | None = None
         self._subscription: Subscription
         self._outbox = Outbox(
             self._publish,
@@ -138,9 +147,9 @@ class WorkerRuntime:
                 await self._leave()
         finally:
             self._labels.announce_to(None)
-            for task in [*tasks, *self._burying]:
+            for task in [*tasks, *self._asides]:
                 task.cancel()
-            await asyncio.gather(*tasks, *self._burying, return_exceptions=True)
+            await asyncio.gather(*tasks, *self._asides, return_exceptions=True)
             await self._runner.abandon(0)
             await self._transport.close()
 
@@ -148,7 +157,7 @@ class WorkerRuntime:
 
     async def _start(self) -> None:
         await self._transport.connect()
-        await self._transport.declare(self._topology.shared() + self._topology.for_worker(self._id))
+        await self._transport.declare(self._items())
         self._check_size()
         self._subscription = await self._transport.consume(
             self._topology.worker_queue(self._id), self._receive, prefetch=self._slots
@@ -160,6 +169,16 @@ class WorkerRuntime:
             "worker registered", name=self._name, slots=self._slots, labels=self._labels.get()
         )
         self.ready.set()
+
+    def _items(self) -> list[Exchange | Queue | Binding]:
+        return self._topology.shared() + self._topology.for_worker(self._id)
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do it beside all else, as long as this worker is there."""
+        task = asyncio.create_task(work)
+        self._asides.add(task)
+        task.add_done_callback(self._asides.discard)
+        return task
 
     def _check_size(self) -> None:
         size, most = len(encode([self._registration()])), self._settings.max_message_bytes
@@ -193,6 +212,16 @@ class WorkerRuntime:
         """Say all that there is to know of this worker: some of it may not have arrived."""
         self._log.info("registering again")
         self._outbox.append(self._registration(again=True))
+
+    async def _declare_and_register(self) -> None:
+        """Somebody may have deleted what leads to this worker's queue: so it may have been told."""
+        try:
+            await self._transport.declare(self._items())
+        except TransportClosed:
+            return
+        except TransportError as exc:  # made otherwise meanwhile, it works as well
+            self._log.error("not declared again", error=str(exc))
+        self._register()
 
     def _announce(
         self, seq: int, upsert: dict[str, LabelValue], delete: list[str], then: Then | None
@@ -232,9 +261,7 @@ class WorkerRuntime:
             # no limit of its own: several outputs within theirs may come as one input
             message = decode_to_worker(delivery.body, len(delivery.body))
         except InvalidMessage as exc:
-            task = asyncio.create_task(self._bury(delivery, exc))
-            self._burying.add(task)
-            task.add_done_callback(self._burying.discard)
+            self._aside(self._bury(delivery, exc))
             return
         match message:
             case Assignment():
@@ -243,7 +270,8 @@ class WorkerRuntime:
             case CancelAttempt():
                 self._runner.cancel(message.attempt, message.reason)
             case RegisterAgain():
-                self._register()
+                if self._registering is None or self._registering.done():
+                    self._registering = self._aside(self._declare_and_register())
             case Refused():
                 self._refused(message)
         self._subscription.ack([delivery])
@@ -288,7 +316,11 @@ class WorkerRuntime:
         self._log.info("draining", attempts=len(self._runner.held), grace=grace)
 
         async def finish() -> None:
-            await self._outbox.say(WorkerDraining(self._id, self.incarnation))
+            # a worker with nothing to finish does not wait for a broker that is away
+            patience = None if self._runner.held else LEAVE_PATIENCE
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._outbox.say(WorkerDraining(self._id, self.incarnation))
             await self._runner.idle()
 
         try:

@@ -13,7 +13,9 @@ import structlog
 from ganger_broker.definitions import WorkflowDefinition
 from ganger_broker.durations import parse_duration
 from ganger_broker.errors import InvalidInput, InvalidWorkflow
+from ganger_broker.event_loop import run
 from ganger_broker.fields import WORKER_ID_PATTERN
+from ganger_broker.garbage import collect_seldom
 from ganger_broker.labels import LabelValue
 from ganger_broker.logs import configure_logging
 from ganger_broker.pool_labels import pool_of_worker
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["Worker"]
 
 MAX_SLOTS = 4096
+COLLECT_AFTER = 10_000
+"""New objects until cycles are looked for. Not more: the steps' own garbage may be large."""
 
 
 class Worker:
@@ -149,7 +153,8 @@ class Worker:
         check_not_importing(f"worker {self.name!r}: start()")
         if not structlog.is_configured() and not logging.getLogger().handlers:
             configure_logging(self._app.settings)
-        asyncio.run(self._run_signalled(grace))
+        collect_seldom(COLLECT_AFTER)
+        run(self._run_signalled(grace))
 
     async def run(self, *, grace: Duration | None = None) -> None:
         """Work until ``stop`` is called; ``start`` on a loop of your own, without signals.

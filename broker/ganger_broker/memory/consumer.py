@@ -45,6 +45,7 @@ class MemoryConsumer:
         *,
         prefetch: int,
         no_ack: bool,
+        priority: int = 0,
     ) -> None:
         """``wake`` is called in its loop when the inbox is no longer empty, ``on_cancel``
         when the broker has cancelled it."""
@@ -52,6 +53,7 @@ class MemoryConsumer:
         self.queue: MemoryQueue | None = None
         self.caller = caller
         self.no_ack = no_ack
+        self.priority = priority
         self.on_cancel = on_cancel
         self._wake = wake
         self._prefetch = prefetch

@@ -108,13 +108,14 @@ class MemoryQueue:
         return min((at for at in times if at is not None), default=None)
 
     def next_consumer(self) -> "MemoryConsumer | None":
-        """The next in turn that may get one more message."""
-        for _ in range(len(self.consumers)):
-            consumer = self.consumers[0]
-            self.consumers.rotate(-1)
-            if consumer.has_credit:
-                return consumer
-        return None
+        """The next in turn that may get one more message, of those with the highest priority."""
+        ready = [consumer for consumer in self.consumers if consumer.has_credit]
+        if not ready:
+            return None
+        chosen = max(ready, key=attrgetter("priority"))  # of several the first
+        self.consumers.remove(chosen)
+        self.consumers.append(chosen)
+        return chosen
 
 
 def _seconds(milliseconds: Any) -> float | None:

@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 Item = Exchange | Queue | Binding
 
+MOST_HEADERS = 2**17 - 2**12
+"""Bytes: a frame of RabbitMQ's has 128 KiB, and the other properties are in it as well."""
 QUEUE_BACK_WAIT = 0.1
 """Seconds between looks for a queue that was deleted and that only others declare."""
 
@@ -168,6 +170,7 @@ class MemoryTransport:
         *,
         prefetch: int,
         no_ack: bool = False,
+        priority: int = 0,
     ) -> MemorySubscription:
         """Consume; see the port."""
         caller = self._check_connected()
@@ -180,6 +183,7 @@ class MemoryTransport:
                 lambda: self._start_recovery(subscription),
                 prefetch=prefetch,
                 no_ack=no_ack,
+                priority=priority,
             )
 
         subscription = MemorySubscription(self._broker, make, on_delivery)
@@ -280,8 +284,8 @@ def _check_packable(message: Outgoing) -> None:
     try:
         for short in (message.exchange, message.routing_key, message.message_id or ""):
             encode.short_string(short)
-        if message.headers:
-            encode.field_table(message.headers)
+        if message.headers and len(encode.field_table(message.headers)) > MOST_HEADERS:
+            raise ValueError("its headers are longer than a frame may be")
     except (TypeError, ValueError, OverflowError, StructError) as exc:
         where = f"message to exchange {message.exchange!r}, key {message.routing_key!r}"
         raise TransportError(f"{where}: cannot be packed: {exc}") from exc
@@ -299,4 +303,5 @@ def _delivery(tag: tuple[int, int], stored: StoredMessage, redelivered: bool) ->
         correlation_id=message.correlation_id,
         headers=stored.headers,
         redelivered=redelivered,
+        new=message.new and not redelivered and "x-death" not in stored.headers,
     )

@@ -6,6 +6,7 @@ looks at a broker from outside.
 """
 
 from .inspection import BrokerState, inspect_broker
+from .session import HEARTBEAT
 from .transport import RabbitTransport
 
-__all__ = ["BrokerState", "RabbitTransport", "inspect_broker"]
+__all__ = ["HEARTBEAT", "BrokerState", "RabbitTransport", "inspect_broker"]

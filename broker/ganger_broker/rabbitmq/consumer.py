@@ -8,11 +8,13 @@ from typing import Any
 import structlog
 from aiormq import Channel, spec
 from aiormq.abc import DeliveredMessage
+from pamqp.common import Arguments
 
 from ganger_broker.transport import Delivery
 
-from .frames import on_deliveries
+from .frames import Tap
 from .session import Session, attempt, reason_of, wrapping
+from .wire import Deliveries, ack_frame, nack_frame
 
 __all__ = ["Consumer"]
 
@@ -33,6 +35,7 @@ class Consumer:
         *,
         prefetch: int,
         no_ack: bool,
+        priority: int,
         on_lost: Callable[["Consumer"], None],
     ) -> None:
         """``on_lost`` is called when it has to be opened again."""
@@ -41,6 +44,7 @@ class Consumer:
         self._on_delivery = on_delivery
         self._prefetch = prefetch
         self._no_ack = no_ack
+        self._arguments: Arguments | None = {"x-priority": priority} if priority else None
         self._on_lost = on_lost
         self._opening = asyncio.Lock()
         self._session: Session | None = None
@@ -104,7 +108,11 @@ class Consumer:
                 async with wrapping(f"consumer of queue {self.queue!r}"):
                     await channel.basic_qos(prefetch_count=0 if self._no_ack else self._prefetch)
                     await channel.basic_consume(
-                        self.queue, _unused, no_ack=self._no_ack, consumer_tag=self._tag
+                        self.queue,
+                        _unused,
+                        no_ack=self._no_ack,
+                        consumer_tag=self._tag,
+                        arguments=self._arguments,
                     )
             except BaseException:
                 self._lose(self._generation)
@@ -131,11 +139,11 @@ class Consumer:
             self._early.clear()  # of an attempt that was lost: they come again
         for tags in (self._settled, self._acks, self._nacks):
             tags.clear()
-        on_deliveries(channel, partial(self._on_message, self._generation))
+        session.tap.divert(channel, Deliveries(self._generation, self._on_message))
         channel.on_consumer_cancel_callbacks.add(
             partial(self._on_cancelled_by_server, self._generation)
         )
-        self._settler = asyncio.create_task(self._write(channel))
+        self._settler = asyncio.create_task(self._write(channel, session.tap))
 
     def _on_channel_closed(self, generation: int, closing: "asyncio.Future[Any]") -> None:
         if self._lose(generation) and not self.cancelled:
@@ -165,12 +173,12 @@ class Consumer:
 
     # ── deliveries and their acknowledgement ──
 
-    def _on_message(self, generation: int, message: DeliveredMessage) -> None:
+    def _on_message(self, delivery: Delivery) -> None:
         if not self._no_ack:
+            generation, tag = delivery.tag
             if generation != self._generation or self._channel is None:
                 return  # comes again
-            self._delivered = message.delivery_tag or 0
-        delivery = _delivery(generation, message)
+            self._delivered = tag
         if self._early is None:
             self._hand_over(delivery)
         else:
@@ -200,7 +208,7 @@ class Consumer:
                 into.add(tag)
         self._wake.set()
 
-    async def _write(self, channel: Channel) -> None:
+    async def _write(self, channel: Channel, tap: Tap) -> None:
         """Send what was settled since the last look, in as few frames as it takes."""
         while True:
             await self._wake.wait()
@@ -208,12 +216,11 @@ class Consumer:
             nacks, self._nacks = self._nacks, set()
             acks, self._acks = self._acks, set()
             up_to, stragglers = self._advance(acks, nacks)
-            for tag in sorted(nacks):
-                await channel.basic_nack(tag, requeue=True, wait=False)
+            frames = [nack_frame(channel.number, tag) for tag in sorted(nacks)]
             if up_to:
-                await channel.basic_ack(up_to, multiple=True, wait=False)
-            for tag in stragglers:
-                await channel.basic_ack(tag, wait=False)
+                frames.append(ack_frame(channel.number, up_to, multiple=True))
+            frames += [ack_frame(channel.number, tag) for tag in stragglers]
+            tap.write(channel, b"".join(frames))
             if self._closing or (self.cancelled and self._floor > self._delivered):
                 self._session = self._channel = self._tag = None
                 # Closing waits for the server, which by then has all that was sent before.
@@ -234,20 +241,5 @@ class Consumer:
         return up_to, sorted(tag for tag in acks if tag > up_to)
 
 
-def _delivery(generation: int, message: DeliveredMessage) -> Delivery:
-    properties = message.header.properties
-    return Delivery(
-        body=message.body,
-        routing_key=message.routing_key or "",
-        tag=(generation, message.delivery_tag),
-        content_type=properties.content_type,
-        message_id=properties.message_id,
-        reply_to=properties.reply_to,
-        correlation_id=properties.correlation_id,
-        headers=properties.headers or {},
-        redelivered=bool(message.redelivered),
-    )
-
-
 async def _unused(_: DeliveredMessage) -> None:
-    """The driver wants a callback; ``on_deliveries`` goes before it."""
+    """The driver wants a callback; what it would be called with is taken before."""

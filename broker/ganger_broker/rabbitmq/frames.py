@@ -1,60 +1,125 @@
-"""Deliveries and confirms straight from a channel's frames.
+"""Messages and confirms past the driver: straight from the connection, and straight to it.
 
-The driver makes a task of every delivery and a future of every publish, each kept in three
-sets. A channel whose only use is to consume, or to publish, needs none of that; its methods
-for these frames are replaced by the ones here (aiormq 7: ``_on_deliver_frame``,
-``_on_confirm_frame``, ``_on_return_frame``).
+For each frame that it reads the driver makes an object, puts it in a queue and wakes a task,
+and for each message another task or a future. On channels whose only use is to consume, or to
+publish, the frames of messages are taken out of the stream before it sees them, many in one
+turn of the loop. All other frames it gets as they came.
 """
 
-from collections.abc import Callable
+import asyncio
+from contextlib import suppress
+from typing import Any
 
-from aiormq import Channel, spec
-from aiormq.abc import DeliveredMessage
-from pamqp.header import ContentHeader
+from aiormq import Channel, TransportFactory
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory
+from yarl import URL
 
-__all__ = ["on_confirms", "on_deliveries"]
+from .wire import CLOSE, FRAME, FRAME_END, HEARTBEAT, KINDS, METHOD, Taker
 
-Confirm = spec.Basic.Ack | spec.Basic.Nack
+__all__ = ["Tap", "TapFactory"]
 
-
-def on_deliveries(channel: Channel, on_message: Callable[[DeliveredMessage], None]) -> None:
-    """Call ``on_message`` with what the channel's one consumer gets, in order."""
-
-    async def deliver(frame: spec.Basic.Deliver) -> None:
-        on_message(await _content(channel, frame))
-
-    _replace(channel, "_on_deliver_frame", deliver)
+_READ_BYTES = 2**18
 
 
-def on_confirms(
-    channel: Channel,
-    on_confirm: Callable[[Confirm], None],
-    on_return: Callable[[str | None], None],
-) -> None:
-    """Call ``on_confirm`` with the server's word on messages by their delivery tags, and
-    ``on_return`` with the id of one that no queue took; in order."""
+class Tap:
+    """The stream of a connection, as the driver reads it, with takers for some channels."""
 
-    async def confirm(frame: Confirm) -> None:
-        on_confirm(frame)
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._takers: dict[int, Taker] = {}
+        self._unsorted = b""
+        """The beginning of a frame."""
+        self._left = b""
+        """Frames for the driver."""
+        self._left_at = 0
 
-    async def returned(frame: spec.Basic.Return) -> None:
-        message = await _content(channel, frame)
-        on_return(message.header.properties.message_id)
+    def divert(self, channel: Channel, taker: Taker) -> None:
+        """Give the channel's frames to ``taker`` first, until it is closed."""
+        number = channel.number
+        self._takers[number] = taker
 
-    _replace(channel, "_on_confirm_frame", confirm)
-    _replace(channel, "_on_return_frame", returned)
+        def end(_: object) -> None:
+            if self._takers.get(number) is taker:  # it may be another channel's number now
+                del self._takers[number]
+
+        channel.closing.add_done_callback(end)
+
+    def write(self, channel: Channel, frames: bytes) -> None:
+        """Send whole frames of a channel with a taker, after all that was sent before.
+
+        Nothing is sent on a channel that the server has closed: after the driver's answer to
+        that it would close the connection for it.
+        """
+        if channel.number in self._takers:
+            self._writer.write(frames)
+
+    async def drain(self) -> None:
+        """Wait while too much is written and not sent."""
+        with suppress(ConnectionError):  # the driver sees it too, and closes the channels
+            await self._writer.drain()
+
+    # ── what the driver reads with ──
+
+    def at_eof(self) -> bool:
+        """Whether all was read, and no more comes."""
+        read = self._left_at == len(self._left)
+        return read and not self._unsorted and self._reader.at_eof()
+
+    async def readexactly(self, size: int) -> bytes:
+        """The next bytes of the frames that nobody took.
+
+        Raises:
+            IncompleteReadError: the connection ended before.
+        """
+        while len(self._left) - self._left_at < size:
+            data = await self._reader.read(_READ_BYTES)
+            if not data:
+                raise asyncio.IncompleteReadError(self._left[self._left_at :], size)
+            self._left = self._left[self._left_at :] + self._sort(self._unsorted + data)
+            self._left_at = 0
+        at, self._left_at = self._left_at, self._left_at + size
+        return self._left[at : self._left_at]
+
+    def _sort(self, data: bytes) -> bytes:
+        """Give the whole frames in ``data`` to who takes them; the others."""
+        others: list[bytes] = []
+        at, size, any_taken = 0, len(data), False
+        while at + FRAME.size < size:
+            kind, channel, length = FRAME.unpack_from(data, at)
+            begin = at + FRAME.size
+            end = begin + length
+            if kind in KINDS and end >= size:
+                break
+            if kind not in KINDS or data[end] != FRAME_END:
+                others.append(data[at:])  # no frame: the driver knows what to say
+                at = size
+                break
+            taker = self._takers.get(channel)
+            if taker is not None and taker.take(kind, data, begin, end):
+                any_taken = True
+            else:
+                others.append(data[at : end + 1])
+                if data.startswith(CLOSE, begin) and kind == METHOD:
+                    self._takers.pop(channel, None)
+            at = end + 1
+        self._unsorted = data[at:]
+        if any_taken:
+            others.append(HEARTBEAT)  # the driver closes connections on which it sees nothing
+        return b"".join(others)
 
 
-async def _content(
-    channel: Channel, frame: spec.Basic.Deliver | spec.Basic.Return
-) -> DeliveredMessage:
-    header = await channel._get_frame()
-    if not isinstance(header, ContentHeader):
-        raise ValueError(f"{header!r} came where the header of {frame!r} was expected")
-    return await channel._read_content(frame, header)
+class TapFactory(TransportFactory):
+    """Has the driver read through a ``Tap``, which is then here."""
 
+    tap: Tap
 
-def _replace(channel: Channel, method: str, by: Callable[..., object]) -> None:
-    if not hasattr(channel, method):  # the driver changed; better loudly now than deaf
-        raise RuntimeError(f"aiormq's Channel has no {method}: this version is not supported")
-    setattr(channel, method, by)
+    def __init__(self, url: URL) -> None:
+        secure = url.scheme == "amqps"
+        self._inner: TransportFactory = TLSTransportFactory() if secure else TCPTransportFactory()
+
+    async def create(self, url: URL, **kwargs: Any) -> tuple[Any, asyncio.StreamWriter]:
+        """Connect."""
+        reader, writer = await self._inner.create(url, **kwargs)
+        self.tap = Tap(reader, writer)
+        return self.tap, writer

@@ -1,9 +1,9 @@
 """Publishing to RabbitMQ: pipelined, confirmed, in order, over as many channels as it takes.
 
 ``aiormq.Channel.basic_publish`` runs one task a message, and looks at every unconfirmed one
-for each batch of confirms. Here a whole chunk is written as one to the channel's
-``write_queue``, and confirms are counted here, at a fraction of the processor time. That is
-sound because nobody else publishes on the channel.
+for each batch of confirms. Here a whole chunk is written as one to the connection, and confirms
+are counted here, at a fraction of the processor time. That is sound because nobody else
+publishes on the channel.
 """
 
 import asyncio
@@ -15,25 +15,21 @@ from secrets import token_hex
 from struct import error as StructError  # noqa: N812
 
 import structlog
-from aiormq import Channel, spec
+from aiormq import Channel
 from aiormq import exceptions as amqp
-from aiormq.abc import ChannelFrame, FrameType
-from pamqp.body import ContentBody
 from pamqp.exceptions import PAMQPException
-from pamqp.frame import marshal
-from pamqp.header import ContentHeader
 
 from ganger_broker.errors import TransportClosed, TransportError
 from ganger_broker.transport import Outgoing, Published
 
-from .frames import on_confirms
+from .frames import Tap
 from .session import attempt, reason_of
+from .wire import Confirms, publish_frames
 
 __all__ = ["Publisher"]
 
 log = structlog.get_logger(__name__)
 
-PERSISTENT = 2
 MAX_IN_FLIGHT = 1000
 """Unconfirmed messages at most: what a lost connection has us send again."""
 CHUNK_MESSAGES = 200
@@ -49,7 +45,7 @@ UNSOUND = (
 )
 """What the server closes a connection with when it chokes on what it was sent; a shutdown or
 an operator's closing it is none of these."""
-UNPACKABLE = (TypeError, ValueError, OverflowError, StructError, PAMQPException)
+UNPACKABLE = (AttributeError, TypeError, ValueError, OverflowError, StructError, PAMQPException)
 
 
 class _Batch:
@@ -66,13 +62,15 @@ class _Batch:
 class _Pending:
     """A message on its way."""
 
-    __slots__ = ("alone", "batch", "blamed", "index", "message", "message_id")
+    __slots__ = ("alone", "batch", "blamed", "index", "message", "message_id", "sent")
 
     def __init__(self, message: Outgoing, message_id: str, batch: _Batch, index: int) -> None:
         self.message = message
         self.message_id = message_id
         self.batch = batch
         self.index = index
+        self.sent = False
+        """It was written to a channel: the server may have it."""
         self.alone = False
         """The server closed the channel on it or its neighbours: sent with nobody beside it."""
         self.blamed = 0
@@ -99,8 +97,9 @@ class _Pending:
 class Publisher:
     """Takes messages at any time, and writes them whenever there is a channel."""
 
-    def __init__(self, open_channel: Callable[[], Awaitable[Channel]]) -> None:
-        """``open_channel`` returns a confirming channel, however long it takes to get one."""
+    def __init__(self, open_channel: Callable[[], Awaitable[tuple[Channel, Tap]]]) -> None:
+        """``open_channel`` returns a confirming channel and its connection's stream, however
+        long it takes to get them."""
         self._open_channel = open_channel
         self._waiting: deque[_Pending] = deque()
         self._in_flight: dict[int, _Pending] = {}
@@ -136,11 +135,11 @@ class Publisher:
     async def run(self) -> None:
         """Write until cancelled, on one channel after the other."""
         while True:
-            channel = await self._open_channel()
+            channel, tap = await self._open_channel()
             self._last_tag = 0
-            on_confirms(channel, partial(self._on_confirm, channel), self._on_return)
+            tap.divert(channel, Confirms(partial(self._on_confirm, channel), self._on_return))
             self._channel = channel
-            writer = asyncio.create_task(self._write(channel))
+            writer = asyncio.create_task(self._write(channel, tap))
             # The writer ends by itself only when the channel fails under it.
             channel.closing.add_done_callback(partial(_cancel, writer))
             try:
@@ -153,7 +152,7 @@ class Publisher:
             self._channel = None
             self._take_back(reason_of(channel.closing))
 
-    async def _write(self, channel: Channel) -> None:
+    async def _write(self, channel: Channel, tap: Tap) -> None:
         while True:
             chunk = self._next_chunk()
             payload = b"".join([self._start(channel, pending) for pending in chunk])
@@ -162,11 +161,8 @@ class Publisher:
                     self._wake.clear()
                     await self._wake.wait()
                 continue
-            drained = channel.create_future()
-            await channel.write_queue.put(
-                ChannelFrame(payload=payload, should_close=False, drain_future=drained)
-            )
-            await drained
+            tap.write(channel, payload)
+            await tap.drain()
 
     def _next_chunk(self) -> list[_Pending]:
         chunk: list[_Pending] = []
@@ -196,19 +192,18 @@ class Publisher:
         if not payload:
             del self._by_id[pending.message_id]
             return b""
+        pending.sent = True
         self._last_tag += 1
         self._in_flight[self._last_tag] = pending
         return payload
 
-    def _on_confirm(self, channel: Channel, confirm: spec.Basic.Ack | spec.Basic.Nack) -> None:
+    def _on_confirm(self, channel: Channel, last: int, multiple: bool, acked: bool) -> None:
         """The server has, or refuses, one message or all up to one."""
-        last = confirm.delivery_tag
-        if channel is not self._channel or last is None:
+        if channel is not self._channel:
             return
-        acked = isinstance(confirm, spec.Basic.Ack)
         outcome = Published.CONFIRMED if acked else Published.REFUSED
         # in the order of the tags: the first are the oldest
-        tags = takewhile(last.__ge__, self._in_flight) if confirm.multiple else (last,)
+        tags = takewhile(last.__ge__, self._in_flight) if multiple else (last,)
         for tag in list(tags):
             pending = self._in_flight.pop(tag, None)
             if pending is not None:
@@ -269,34 +264,16 @@ def _give_up(culprit: _Pending, reason: Exception) -> None:
 
 def _packed(channel: Channel, pending: _Pending) -> bytes:
     """Its frames; empty when it cannot be packed, which its publisher is told."""
+    message = pending.message
     try:
-        return _frames(channel, pending)
+        return publish_frames(
+            channel.number,
+            message,
+            pending.message_id,
+            channel.max_content_size,
+            again=pending.sent,
+        )
     except UNPACKABLE as exc:
-        message = pending.message
         where = f"message to exchange {message.exchange!r}, key {message.routing_key!r}"
         pending.fail(TransportError(f"{where}: cannot be packed: {exc}"))
         return b""
-
-
-def _frames(channel: Channel, pending: _Pending) -> bytes:
-    message = pending.message
-    method = spec.Basic.Publish(
-        exchange=message.exchange,
-        routing_key=message.routing_key,
-        mandatory=message.mandatory,
-    )
-    properties = spec.Basic.Properties(
-        content_type=message.content_type,
-        headers=message.headers or None,
-        delivery_mode=PERSISTENT,
-        correlation_id=message.correlation_id,
-        reply_to=message.reply_to,
-        message_id=pending.message_id,
-    )
-    body, size = message.body, channel.max_content_size
-    frames: list[FrameType | ContentBody] = [
-        method,
-        ContentHeader(body_size=len(body), properties=properties),
-    ]
-    frames += [ContentBody(body[at : at + size]) for at in range(0, len(body), size)]
-    return b"".join([marshal(frame, channel.number) for frame in frames])

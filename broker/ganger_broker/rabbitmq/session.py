@@ -14,16 +14,18 @@ from yarl import URL
 from ganger_broker.errors import TransportError, TransportTimeout
 from ganger_broker.topology import Binding, Exchange, Queue
 
-__all__ = ["ConnectionLost", "ConnectionRefused", "Session", "attempt", "reason_of", "wrapping"]
+from .frames import Tap, TapFactory
+
+__all__ = [
+    *("HEARTBEAT", "ConnectionLost", "ConnectionRefused", "Session"),
+    *("attempt", "reason_of", "wrapping"),
+]
 
 CONNECT_TIMEOUT = 10.0
 """Seconds until an attempt to connect is given up, and another made."""
 ANSWER_TIMEOUT = 15.0
 """Seconds for the broker to answer. It is silent for a quorum queue without a leader, and may
 be so for ever: RabbitMQ 3.10 loses the members of one declared just before it was killed."""
-FRAME_BUFFER = 1024
-"""Frames the driver reads ahead for a channel. Its own 10 mean a turn of the loop, and an
-acknowledgement, for every three messages: a third more processor time."""
 HEARTBEAT = 30
 """Seconds; RabbitMQ takes a client that is silent for twice as long for dead. Less would cut
 off a worker whose loop a step blocks for a while. ``?heartbeat=`` in the URL replaces it."""
@@ -43,7 +45,8 @@ class Session:
     Every failure comes as a ``TransportError``: ``ConnectionLost``, or what the broker said.
     """
 
-    def __init__(self, connection: aio_pika.abc.AbstractConnection) -> None:
+    def __init__(self, connection: aio_pika.abc.AbstractConnection, tap: Tap) -> None:
+        self.tap = tap
         self._outer = connection
         underlay = cast("aio_pika.abc.UnderlayConnection", connection.transport)
         self._connection = cast("Connection", underlay.connection)
@@ -53,7 +56,7 @@ class Session:
         self._connection.closing.add_done_callback(lambda _: self._gone.set())
 
     @classmethod
-    async def open(cls, url: str, name: str) -> "Session":
+    async def open(cls, url: str, name: str, heartbeat: int = HEARTBEAT) -> "Session":
         """Connect, named ``name`` in the broker's list of connections.
 
         Raises:
@@ -61,15 +64,13 @@ class Session:
             ConnectionLost: no broker answers.
         """
         given = URL(url)
-        given = given.update_query({"heartbeat": HEARTBEAT, **given.query})
+        given = given.update_query({"heartbeat": heartbeat, **given.query})
+        factory = TapFactory(given)
+        connection = aio_pika.Connection(given, client_properties={"connection_name": name})
+        connection.kwargs["transport_factory"] = factory  # `aio_pika.connect` takes only texts
         try:
-            return cls(
-                await aio_pika.connect(
-                    given,
-                    timeout=CONNECT_TIMEOUT,
-                    client_properties={"connection_name": name},
-                )
-            )
+            await connection.connect(timeout=CONNECT_TIMEOUT)
+            return cls(connection, factory.tap)
         except (amqp.AMQPError, PAMQPException, OSError, RuntimeError) as exc:
             raise _why_not_connected(given, exc) from exc
 
@@ -96,10 +97,7 @@ class Session:
     async def channel(self, *, confirms: bool = False) -> Channel:
         """A new channel; with ``confirms`` for publishing."""
         async with wrapping("channel"):
-            opened = await self._connection.channel(
-                publisher_confirms=confirms,
-                frame_buffer_size=FRAME_BUFFER,
-            )
+            opened = await self._connection.channel(publisher_confirms=confirms)
         return cast("Channel", opened)
 
     async def declare(self, items: Sequence[Exchange | Queue | Binding]) -> None:

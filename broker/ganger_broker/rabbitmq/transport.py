@@ -15,16 +15,18 @@ from ganger_broker.topology import Binding, Exchange, Queue
 from ganger_broker.transport import Delivery, Outgoing, Published
 
 from .consumer import Consumer
+from .frames import Tap
 from .publisher import Publisher
 from .retrying import FIRST_WAIT, LONGEST_WAIT, retry_for_ever
-from .session import ConnectionLost, ConnectionRefused, Session
+from .session import HEARTBEAT, ConnectionLost, ConnectionRefused, Session
 
 __all__ = ["RabbitTransport"]
 
 log = structlog.get_logger(__name__)
 
 CLOSE_TIMEOUT = 5.0
-"""Seconds at most to get the last acknowledgements out to a broker that does not answer."""
+"""Seconds at most to get the last acknowledgements out to a broker that does not answer, and
+as many again to say goodbye."""
 
 SHORT_LIVED = 5.0
 """Seconds that a connection has to last for the next one to be made at once."""
@@ -36,12 +38,14 @@ class RabbitTransport:
     """The transport port on RabbitMQ 3.10 and later, for one event loop.
 
     ``url``: ``amqp(s)://user:password@host:port/vhost``. ``name``: shown in the broker's
-    list of connections.
+    list of connections. ``heartbeat``: seconds; after twice as long without a sign the broker
+    gives to others what was delivered here.
     """
 
-    def __init__(self, url: str, *, name: str) -> None:
+    def __init__(self, url: str, *, name: str, heartbeat: int = HEARTBEAT) -> None:
         self._url = url
         self._name = name
+        self._heartbeat = heartbeat
         self._declared: dict[tuple[str, ...], Item] = {}
         self._consumers: list[Consumer] = []
         self._callbacks: list[Callable[[], Awaitable[None] | None]] = []
@@ -63,7 +67,7 @@ class RabbitTransport:
         async for attempt in retrying:
             with attempt:
                 self._check_open()
-                session = self._session = await Session.open(self._url, self._name)
+                session = self._session = await Session.open(self._url, self._name, self._heartbeat)
         if self._closed:  # meanwhile, when there was nothing to close yet
             await session.close()
             self._check_open()
@@ -85,7 +89,9 @@ class RabbitTransport:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._session is not None:
-            await self._session.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await self._session.close()
 
     async def declare(self, items: Sequence[Item]) -> None:
         """Declare; see the port."""
@@ -115,6 +121,7 @@ class RabbitTransport:
         *,
         prefetch: int,
         no_ack: bool = False,
+        priority: int = 0,
     ) -> Consumer:
         """Consume; see the port."""
         consumer = Consumer(
@@ -122,6 +129,7 @@ class RabbitTransport:
             on_delivery,
             prefetch=prefetch,
             no_ack=no_ack,
+            priority=priority,
             on_lost=lambda lost: self._start(self._recover(lost)),
         )
         await self._on_session(consumer.open)
@@ -161,7 +169,7 @@ class RabbitTransport:
             self._start(self._call_back())
 
     async def _reconnect(self) -> Session:
-        session = await Session.open(self._url, self._name)
+        session = await Session.open(self._url, self._name, self._heartbeat)
         try:
             await self._declare_again(session, list(self._declared.values()))
             for consumer in list(self._consumers):
@@ -199,13 +207,13 @@ class RabbitTransport:
         log.info("consuming again", queue=consumer.queue)
         await self._call_back()
 
-    async def _publishing_channel(self) -> Channel:
+    async def _publishing_channel(self) -> tuple[Channel, Tap]:
         async for attempt in retry_for_ever("opening the publishing channel", name=self._name):
             with attempt:
                 session = await self._connected()
                 # An exchange that was deleted is what usually closed the last channel.
                 await self._declare_again(session, list(self._declared.values()))
-                return await session.channel(confirms=True)
+                return await session.channel(confirms=True), session.tap
         raise TransportClosed("closed")  # not reached: it is tried for ever
 
     async def _call_back(self) -> None:

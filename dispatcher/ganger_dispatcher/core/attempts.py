@@ -19,6 +19,7 @@ from ganger_broker.messages import (
 )
 
 from .effects import Assign, Count, Note, StoreStep
+from .facts import AssignmentImpossible
 from .placing import assignment, make_pending, match, release
 from .progress import end_step, tell_to_stop
 from .records import Run, StepRun, Worker, attempt_id, split_attempt, step_run_id
@@ -32,6 +33,7 @@ __all__ = [
     "backoff",
     "backoff_is_over",
     "finished",
+    "impossible",
     "is_current",
     "is_started",
     "refreshed",
@@ -238,6 +240,20 @@ def attempt_failed(state: State, attempt: str, why: RunError) -> None:
     found = _current(state, attempt)
     if found is not None:
         _fail(state, found, replace(why, step=found[1], attempt=attempt))
+
+
+def impossible(state: State, fact: AssignmentImpossible) -> None:
+    """An assignment cannot be sent; to another worker it would be as large: its step has failed."""
+    worker = state.workers.get(fact.worker)
+    if worker is not None and fact.attempt in worker.attempts:
+        release(state, worker, fact.attempt)
+        match(state, worker)
+    found = _current(state, fact.attempt)
+    if found is not None and found[2].status is StepStatus.ASSIGNED:
+        run, name, _ = found
+        text = "the broker does not take its assignment: with its inputs it is too large"
+        error = RunError(FailureReason.STEP_FAILED, text, step=name, attempt=fact.attempt)
+        end_step(state, run, name, Change.FAIL, error=error)
 
 
 def attempt_lost(

@@ -35,10 +35,12 @@ from . import (
 from .coming import expect_again
 from .effects import Effect
 from .facts import (
+    AssignmentImpossible,
     AssignmentReturned,
     BrokerRestored,
     CancelRequested,
     EventPushed,
+    MessageDropped,
     MessageRefused,
     ScheduleRequested,
     SchedulesAsked,
@@ -81,6 +83,8 @@ Fact = (
     | UnscheduleRequested
     | SchedulesAsked
     | AssignmentReturned
+    | AssignmentImpossible
+    | MessageDropped
     | BrokerRestored
     | TimePassed
 )
@@ -144,6 +148,10 @@ class Core:
                 triggers.cancel_requested(state, fact)
             case AssignmentReturned():
                 workers.returned(state, fact)
+            case AssignmentImpossible():
+                attempts.impossible(state, fact)
+            case MessageDropped():
+                triggers.dropped(state, fact)
             case TimePassed():
                 self._time_passed(fact)
             case BrokerRestored():

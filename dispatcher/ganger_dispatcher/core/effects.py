@@ -272,7 +272,7 @@ class Bury(msgspec.Struct, frozen=True, tag="bury"):
     """Dead-letter a message with its reason.
 
     ``keep`` it in the outbox until confirmed: no delivery stands behind it that would
-    come again. ``reply`` and ``headers`` are what its publisher gave it.
+    come again. ``reply``, ``headers`` and ``message_id`` are what its publisher gave it.
     """
 
     body: bytes
@@ -283,6 +283,7 @@ class Bury(msgspec.Struct, frozen=True, tag="bury"):
     keep: bool = False
     reply: ReplyAddress | None = None
     headers: dict[str, Any] = {}
+    message_id: str | None = None
 
 
 class DeleteQueue(msgspec.Struct, frozen=True):

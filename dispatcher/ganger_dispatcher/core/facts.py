@@ -11,10 +11,12 @@ from ganger_broker.schedules import ScheduleRuns
 from .records import ReplyAddress
 
 __all__ = [
+    "AssignmentImpossible",
     "AssignmentReturned",
     "BrokerRestored",
     "CancelRequested",
     "EventPushed",
+    "MessageDropped",
     "MessageRefused",
     "ScheduleRequested",
     "SchedulesAsked",
@@ -56,6 +58,7 @@ class MessageRefused(msgspec.Struct, frozen=True):
     detail: str
     reply: ReplyAddress | None = None
     headers: dict[str, Any] = {}
+    message_id: str | None = None
     for_good: bool = False
 
 
@@ -95,6 +98,19 @@ class AssignmentReturned(msgspec.Struct, frozen=True):
     worker: str
     attempt: AttemptId
     no_queue: bool
+
+
+class AssignmentImpossible(msgspec.Struct, frozen=True):
+    """The broker will never take an assignment: with its inputs it is too large, say."""
+
+    worker: str
+    attempt: AttemptId
+
+
+class MessageDropped(msgspec.Struct, frozen=True):
+    """Something that was to be sent could not be, and is not tried again. ``what``: its kind."""
+
+    what: str
 
 
 class BrokerRestored(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ from .effects import (
     Tell,
     Unhold,
 )
-from .facts import CancelRequested, MessageRefused, TriggerReceived
+from .facts import CancelRequested, MessageDropped, MessageRefused, TriggerReceived
 from .progress import cancel_run, waiting
 from .records import Held, ReplyAddress, Run, RunHeader
 from .state import State
@@ -32,6 +32,7 @@ __all__ = [
     "bury",
     "cancel_orphans",
     "cancel_requested",
+    "dropped",
     "hold_is_over",
     "join_family",
     "received",
@@ -170,6 +171,7 @@ def refused(state: State, fact: MessageRefused) -> None:
         fact.detail,
         reply=fact.reply,
         headers=fact.headers,
+        message_id=fact.message_id,
     )
     bury(state, letter)
     kind, _, worker = fact.routing_key.partition(".")
@@ -180,6 +182,15 @@ def refused(state: State, fact: MessageRefused) -> None:
     elif fact.reply:
         error = RunError(FailureReason.INVALID_TRIGGER, fact.detail)
         state.emit(Reply(fact.reply, RunResult(None, None, RunStatus.FAILED, error=error)))
+
+
+def dropped(state: State, fact: MessageDropped) -> None:
+    """Something could not be sent: the log says what, here it is counted."""
+    state.emit(
+        Count("messages_dropped"),
+        Count(f"messages_dropped:{fact.what}"),
+        Note("dropped", {"what": fact.what}),
+    )
 
 
 def bury(state: State, letter: Bury) -> None:

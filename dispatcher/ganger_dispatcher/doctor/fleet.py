@@ -7,7 +7,7 @@ from redis.exceptions import RedisError
 
 from ganger_broker.errors import StoreError
 from ganger_broker.settings import Settings
-from ganger_dispatcher.core.records import Worker
+from ganger_dispatcher.core.records import Worker, WorkerState
 from ganger_dispatcher.inspection import stuck_steps
 from ganger_dispatcher.store import RedisStore
 
@@ -68,6 +68,14 @@ def worker_findings(workers: list[Worker], now: float, timeout: float) -> list[F
     silent = [worker.id for worker in workers if now - worker.heartbeat_at / 1000 > timeout]
     closed = sum(not worker.is_open for worker in workers)
     text = f"{len(workers)} live" + (f", {closed} of them take no steps now" if closed else "")
+    cut_off = [worker.id for worker in workers if worker.state is WorkerState.UNREACHABLE]
+    if cut_off:
+        advice = (
+            "somebody deleted their queues, or what binds these to the exchange: they declare it "
+            "again within seconds, where a dispatcher leads"
+        )
+        said = f"{text}; what is sent to these comes back: {_names(cut_off)}"
+        return [Finding("workers", Status.WRONG, said, advice)]
     if not silent:
         return [Finding("workers", Status.OK, text)]
     said = f"{text}; silent for more than {timeout:g} s: {_names(silent)}"

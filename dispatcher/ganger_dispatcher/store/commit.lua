@@ -1,9 +1,13 @@
 -- Invariant: all writes of a batch or none, and only while the writer's epoch is the
--- newest. A leader that was overtaken changes nothing, whatever it still believes.
+-- newest. A leader that was overtaken changes nothing, whatever it still believes. A batch
+-- that comes again, as its answer was lost, is known by its name and not written twice: a leader
+-- commits one after the other, so the name of the last one is enough.
 --
 -- KEYS[1]  the leader hash
--- ARGV     epoch; the commands, as JSON: a list of lists of words. (One argument instead of
---          thousands: the client takes far longer to pack arguments than Redis to parse JSON.)
+-- ARGV     epoch; the batch's name; the commands, as JSON: a list of lists of words; keys that
+--          must not be there yet, as JSON. (One argument instead of thousands: the client takes
+--          far longer to pack arguments than Redis to parse JSON.)
+-- Returns 1, or having written nothing: 0 where the epoch is old, -1 where such a key is there.
 --
 -- An error half-way would leave half a batch (Redis takes nothing back), so nothing here may
 -- fail: the commands are made by one module, of a kind each key always has, and none has
@@ -11,7 +15,16 @@
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
     return 0
 end
-for _, command in ipairs(cjson.decode(ARGV[2])) do
+if redis.call('HGET', KEYS[1], 'batch') == ARGV[2] then
+    return 1 -- before the next: what must not be there yet is there by this very batch
+end
+for _, key in ipairs(cjson.decode(ARGV[4])) do
+    if redis.call('EXISTS', key) == 1 then
+        return -1
+    end
+end
+for _, command in ipairs(cjson.decode(ARGV[3])) do
     redis.call(unpack(command))
 end
+redis.call('HSET', KEYS[1], 'batch', ARGV[2])
 return 1

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 from redis.asyncio import Redis
@@ -28,9 +29,14 @@ from ganger_dispatcher.core.records import (
 
 from .writes import Writes
 
-__all__ = ["RedisStore", "asked", "open_redis"]
+__all__ = ["NotNew", "RedisStore", "asked", "open_redis"]
 
 Message = Reply | Bury
+
+
+class NotNew(Exception):
+    """A run that was taken for new is stored already."""
+
 
 _CHUNK = 500
 """Hashes read in one round trip at take-over."""
@@ -102,11 +108,18 @@ class RedisStore:
         effects: Iterable[Effect],
         outbox: dict[str, Message] | None = None,
         sent: Sequence[str] = (),
+        new: Sequence[str] = (),
+        batch: str | None = None,
     ) -> None:
         """Store all of it or nothing. ``outbox``: messages to keep until they are ``sent``.
+        ``new``: ids of runs that were not there before this.
+
+        ``batch`` names it: what is committed again under the name of the last commit, as no
+        answer came, is not stored twice.
 
         Raises:
             EpochSuperseded: the epoch is not the newest; nothing was written.
+            NotNew: a run that was to be new is there; nothing was written.
         """
         writes = Writes(self._keys, self._feed_length)
         writes.add(effects)
@@ -117,8 +130,13 @@ class RedisStore:
         commands = writes.commands()
         if not commands:
             return
-        words = (epoch, msgspec.json.encode(commands))
-        if not await asked(self._commit(keys=[self._keys.leader], args=words)):
+        absent = [self._keys.run(run_id) for run_id in new]
+        encode = msgspec.json.encode
+        words = (epoch, batch or uuid4().hex, encode(commands), encode(absent))
+        outcome = await asked(self._commit(keys=[self._keys.leader], args=words))
+        if outcome < 0:
+            raise NotNew("a run that was to be new is there already")
+        if not outcome:
             raise EpochSuperseded(f"epoch {epoch} is over: another dispatcher leads")
 
     async def prune(self, ended_before: int) -> int:

@@ -1,6 +1,7 @@
 """Effects as Redis commands, those of a batch combined: of two values for one field the last."""
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -16,14 +17,14 @@ __all__ = ["Writes", "run_fields", "worker_fields"]
 
 Command = tuple[str, ...]
 
+_encode = msgspec.json.Encoder().encode
 
-def run_fields(header: RunHeader) -> dict[str, Any]:
-    """A run's header as fields of its hash: text as it is, all else as JSON."""
-    return {
-        field: value if isinstance(value, str) else to_json(value)
-        for field, value in msgspec.structs.asdict(header).items()
-        if value is not None
-    }
+
+def run_fields(
+    header: RunHeader, names: Iterable[str] = RunHeader.__struct_fields__
+) -> dict[str, str]:
+    """A run's header, or some of it, as fields of its hash: text as it is, all else as JSON."""
+    return {name: _text(value) for name in names if (value := getattr(header, name)) is not None}
 
 
 _MOST_GROUPS = 1000
@@ -72,7 +73,8 @@ class Writes:
         for key, dropped in self._dropped.items():
             commands += _commands("HDEL", key, ((field,) for field in dropped))
         for key, fields in self._fields.items():
-            commands += _commands("HSET", key, ((f, _text(v)) for f, v in fields.items()))
+            pairs = [(field, _text(value)) for field, value in fields.items()]
+            commands += _commands("HSET", key, pairs)
         for key, scores in self._scores.items():
             scored = {m: None if score is None else (str(score), m) for m, score in scores.items()}
             commands += _both("ZADD", "ZREM", key, scored)
@@ -131,8 +133,7 @@ class Writes:
         self.member(self._keys.active, effect.run_id, there=True)
 
     def _end_run(self, effect: do.EndRun) -> None:
-        fields = run_fields(effect.header)
-        self.set(self._keys.run(effect.run_id), {f: fields[f] for f in _ENDED if f in fields})
+        self.set(self._keys.run(effect.run_id), run_fields(effect.header, _ENDED))
         self.member(self._keys.active, effect.run_id, there=False)
         self.score(self._keys.finished, effect.run_id, effect.header.finished_at)
 
@@ -261,7 +262,7 @@ def _commands(name: str, key: str, groups: Iterable[tuple[str, ...]]) -> list[Co
     """The command with all groups of words, in as many as it takes (see ``_MOST_GROUPS``)."""
     every = list(groups)
     return [
-        (name, key, *(word for words in every[start : start + _MOST_GROUPS] for word in words))
+        (name, key, *chain.from_iterable(every[start : start + _MOST_GROUPS]))
         for start in range(0, len(every), _MOST_GROUPS)
     ]
 
@@ -271,7 +272,7 @@ def _json_values(labels: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else to_json(value)
+    return value if isinstance(value, str) else _encode(value).decode()
 
 
 _WRITERS: dict[type, Callable[[Writes, Any], None]] = {

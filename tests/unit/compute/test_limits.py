@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ganger.compute.local import processes
 from ganger.compute.local.limits import Cgroup, DataLimit, find_cgroup_root, limit_for
 
 SIZES: dict[str, Any] = {"cpu_kind": "shared", "cpus": 2, "memory_mb": 512, "threads": 4}
@@ -108,3 +109,19 @@ def test_a_process_that_wants_more_gets_a_memory_error_and_goes_on() -> None:
         DataLimit().apply(process.pid, **SIZES)
         said, _ = process.communicate("go\n", timeout=30)
     assert said.split() == ["MemoryError", str(100 * 2**20)]
+
+
+def test_a_large_log_begins_anew_under_who_writes_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "LARGE_LOG", 10)
+    log = tmp_path / "r.log"
+    with log.open("a") as writer:
+        writer.write("a long first line\n")
+        writer.flush()
+        processes.put_aside(log)
+        writer.write("second\n")
+    assert log.read_text() == "second\n"
+    assert (tmp_path / "r.log.1").read_text() == "a long first line\n"
+    processes.put_aside(log)
+    assert log.read_text() == "second\n"

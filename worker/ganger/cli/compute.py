@@ -1,6 +1,7 @@
 """The verbs below ``compute``: what machines an app's steps need, and running workers on them."""
 
 import time
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -256,14 +257,16 @@ def logs(
     path = _log_of(given, replica)
     try:
         with path.open(errors="replace") as log:
-            for line in log.readlines()[-lines:]:
+            for line in deque(log, lines):
                 typer.echo(line, nl=False)
             while follow:
                 line = log.readline()
                 if line:
                     typer.echo(line, nl=False)
-                else:
-                    time.sleep(0.2)
+                    continue
+                if path.stat().st_size < log.tell():
+                    log.seek(0)  # it has begun anew
+                time.sleep(0.2)
     except OSError as exc:
         raise InvalidInput(f"the log of {replica} is not on this machine: {exc}") from exc
 

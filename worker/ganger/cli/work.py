@@ -5,6 +5,7 @@ import shlex
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -175,7 +176,8 @@ def dev(
     """Dispatcher and worker in one process, in memory; starts anew when a file changes.
 
     For developing: `ganger dev tasks:app --label memory=512 --trigger caption`. A step that
-    has to wait is logged with the reason.
+    has to wait is logged with the reason. Steps with compute have a worker of their pool, in its
+    first region.
     """
     seconds = parse_duration(grace, "--grace")
     values = read_object("--input", input)
@@ -195,10 +197,27 @@ def dev(
         raise InvalidInput(f"--trigger: {target} has no workflow {trigger!r}; it has {known}")
     configure_logging(app.settings)
     tell_waiting(ensure_dispatcher(app.settings))
-    if trigger is not None:
-        work = threading.Thread(target=_run_once, args=(app, trigger, values), daemon=True)
-        work.start()
-    made.start(grace=seconds)
+    with ExitStack() as pools:
+        for pool in _pool_workers(app, label or [], made.slots):
+            pools.enter_context(pool)
+        if trigger is not None:
+            work = threading.Thread(target=_run_once, args=(app, trigger, values), daemon=True)
+            work.start()
+        made.start(grace=seconds)
+
+
+def _pool_workers(app: Ganger, label: Sequence[str], slots: int) -> list[Worker]:
+    """A worker of each pool, in its first region."""
+    workers = []
+    for pool in app.pools.values():
+        region = pool.compute.regions[0]
+        worker = app.worker(
+            pool.name, labels=read_labels(label), slots=slots, pool=pool.name, region=region
+        )
+        for workflow in app.workflows.values():
+            worker.register_workflow(workflow)
+        workers.append(worker)
+    return workers
 
 
 def _loaded(

@@ -57,11 +57,13 @@ class Compute(BaseModel):
         kind, cpus = info.data.get("cpu_kind"), info.data.get("cpus")
         if kind is not None and cpus is not None:
             least, most = memory_range(kind, cpus)
-            if not least <= memory <= most:
-                raise ValueError(
-                    f"{memory:,} must be from {least:,} to {most:,} MB for {cpus} {kind} "
-                    f"cpu{'s' if cpus > 1 else ''}"
-                )
+            what = f"{cpus} {kind} cpu{'s' if cpus > 1 else ''}"
+        else:  # those are wrong, and are told; what no machine has is wrong whatever they are
+            least = min(each for each, _ in _MEMORY_PER_CPU.values())
+            most = MAX_CPUS * max(each for _, each in _MEMORY_PER_CPU.values())
+            what = "any machine"
+        if not least <= memory <= most:
+            raise ValueError(f"{memory:,} must be from {least:,} to {most:,} MB for {what}")
         return memory
 
     @field_validator("regions", mode="before")
@@ -71,16 +73,15 @@ class Compute(BaseModel):
             raise ValueError(f"{given!r} must be a list of regions, such as ['fra', 'iad']")
         if not given:
             raise ValueError("must name at least one region")
-        wrong = []
-        for code in given:
+        codes, wrong = list(given), []
+        for code in codes:
             try:
                 check_region(code)
             except ValueError as exc:
                 wrong.append(str(exc))
-        if wrong:
-            raise ValueError("; ".join(wrong))
-        codes = sorted(given)
-        twice = {code for code in codes if codes.count(code) > 1}
+        twice = dict.fromkeys(str(code) for code in codes if codes.count(code) > 1)
         if twice:
-            raise ValueError(f"{', '.join(sorted(twice))} is named more than once")
-        return tuple(codes)
+            wrong.append(f"{', '.join(twice)} is named more than once")
+        if wrong:
+            raise ValueError("; ".join(dict.fromkeys(wrong)))
+        return tuple(sorted(codes))

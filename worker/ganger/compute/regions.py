@@ -42,6 +42,9 @@ def add_region(code: str, city: str, country: str) -> Region:
     """
     if not (isinstance(code, str) and code.isascii() and code.isalnum() and code == code.lower()):
         raise InvalidInput(f"region: code: {code!r} must be lower case letters and digits")
+    for field, text in (("city", city), ("country", country)):
+        if not isinstance(text, str) or not text:
+            raise InvalidInput(f"region {code!r}: {field}: {text!r} must be a text")
     if len(code) > 32:
         raise InvalidInput(f"region: code: {code!r} must have at most 32 characters")
     region = Region(code, city, country)
@@ -64,9 +67,11 @@ def check_region(code: object) -> str:
 
 
 def _nearest(code: object) -> str:
+    if not isinstance(code, str):
+        return ", but must be a code such as 'fra'"
     names = {region.city.lower(): region for region in _known().values()}
     names |= _known()
-    found = get_close_matches(str(code).lower(), names, n=1, cutoff=0.5)
+    found = get_close_matches(code.lower(), names, n=1, cutoff=0.5)
     if not found:
         return "; see ganger.compute.regions()"
     region = names[found[0]]

@@ -10,6 +10,7 @@ import msgspec
 
 from ganger.app import Ganger
 from ganger.client import WorkflowRunRef
+from ganger.compute.configs import Compute
 from ganger.runtime import WorkerRuntime
 from ganger.worker import Worker
 from ganger.workflow import Duration, workflow_name_of
@@ -110,9 +111,12 @@ class Fleet:
         labels: Mapping[str, LabelValue] | None = None,
         slots: int = 10,
         workflows: Iterable[object] | None = None,
+        pool: str | Compute | None = None,
+        region: str | None = None,
     ) -> Worker:
         """Start a worker whose id is its name, and return it.
 
+        ``pool``, ``region``: it is a machine of that pool, as ``Ganger.worker`` takes them.
         ``workflows``: what it registers, by default all of the app. Until the fleet is closed
         the app's own triggers, events and children go to this fleet.
 
@@ -123,7 +127,9 @@ class Fleet:
         if name in self._live():
             raise InvalidInput(f"worker: there is a worker {name!r} already; kill or stop it first")
         self._borrow(app)
-        worker = app.worker(name, labels=labels, slots=slots, worker_id=name)
+        worker = app.worker(
+            name, labels=labels, slots=slots, worker_id=name, pool=pool, region=region
+        )
         for workflow in app.workflows.values() if workflows is None else workflows:
             worker.register_workflow(workflow)
         for action, step in worker._steps.items():

@@ -1,5 +1,7 @@
 """Replicas' processes: started here, or found again after their supervisor was another."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,13 +14,13 @@ import psutil
 from ganger.starving import NO_MEMORY
 from ganger_broker.settings import environment_name
 
-__all__ = ["ReplicaProcess", "find", "start", "worker_command", "workers_of"]
+__all__ = ["ReplicaProcess", "find", "put_aside", "start", "worker_command", "workers_of"]
 
 MB = 2**20
 CLOCK_SET = 5.0
 """Seconds that the clock may be put on or back by, as time servers do."""
 LARGE_LOG = 16 * MB
-"""Bytes of a log beyond which it is put aside when its process starts anew."""
+"""Bytes of a log beyond which it begins anew, and what it held is put aside."""
 
 
 class ReplicaProcess:
@@ -120,9 +122,6 @@ def start(
         OSError: it cannot be started.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):
-        if log.stat().st_size > LARGE_LOG:
-            log.replace(log.with_suffix(log.suffix + ".1"))
     with log.open("ab") as output:
         child = subprocess.Popen(  # noqa: S603 - our own command line
             command,
@@ -134,6 +133,15 @@ def start(
             start_new_session=True,
         )
     return ReplicaProcess(psutil.Process(child.pid), child)
+
+
+def put_aside(log: Path) -> None:
+    """Begin a large log anew, under who writes to it: it is copied to ``….log.1``, and emptied. A
+    line that is written between the two is lost."""
+    with suppress(OSError):
+        if log.stat().st_size > LARGE_LOG:
+            shutil.copyfile(log, log.with_suffix(log.suffix + ".1"))
+            os.truncate(log, 0)
 
 
 def find(pid: int | None, began: float | None) -> ReplicaProcess | None:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from ganger_broker.deployments import Deployment, PoolRecord, ReplicaRecord, ReplicaState
 
 from .limits import Limit
-from .processes import ReplicaProcess, start, worker_command
+from .processes import ReplicaProcess, put_aside, start, worker_command
 
 __all__ = ["LocalReplica", "backoff"]
 
@@ -81,6 +81,7 @@ class LocalReplica:
         """See what it uses, and end it where that is more memory than its pool has."""
         if self.process is None or self.process.ended() is not None:
             return
+        put_aside(Path(self.record.log))
         memory, cpus = self.process.memory_mb(), self.process.cpus(self._clock())
         self.record = replace(self.record, memory_mb=memory, cpus=cpus)
         if pool is not None and memory > pool.memory_mb and self.killed is None:

@@ -1,0 +1,25 @@
+"""Work that may wait for a broker that is away, and must not keep a process that is to end."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+__all__ = ["done_unless"]
+
+
+async def done_unless(
+    stop: asyncio.Event, work: Coroutine[Any, Any, None], patience: float = 0.0
+) -> bool:
+    """Do it, but once ``stop`` is set for no longer than ``patience`` seconds; whether it is
+    done. What it raises is raised."""
+    doing, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([doing, stopping], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([doing], timeout=patience)
+        if done:
+            doing.result()
+        return bool(done)
+    finally:
+        stopping.cancel()
+        doing.cancel()
+        await asyncio.gather(doing, stopping, return_exceptions=True)
