@@ -47,6 +47,27 @@ async def test_slots_are_given_in_turn() -> None:
     assert slots.free == 1
 
 
+async def test_what_a_step_leaves_behind_takes_no_slot_when_it_has_ended() -> None:
+    slots, words = Slots(1), []  # type: tuple[Slots, list[int]]
+    slot = slot_of(slots, words)
+    slot.ask()
+    waits, ends = asyncio.Event(), asyncio.Event()
+
+    async def left_behind() -> None:
+        async with slot.lent():
+            waits.set()
+            await ends.wait()
+        async with slot.lent():
+            pass
+
+    task = asyncio.create_task(left_behind())
+    await waits.wait()
+    slot.end()
+    ends.set()
+    await task
+    assert (slot.has, slots.free, words) == (False, 1, [1])
+
+
 async def test_a_slot_is_asked_for_again_as_soon_as_no_branch_waits() -> None:
     slots, words = Slots(1), []  # type: tuple[Slots, list[int]]
     slot, other = slot_of(slots, words), slot_of(slots)

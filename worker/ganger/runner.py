@@ -230,7 +230,7 @@ class StepRunner:
                 output, error = None, output.error
         except BaseException as exc:  # SystemExit too: it is the step that ends, not the worker
             error = exc
-        held.slot.give()
+        held.slot.end()
         if self._lingering.pop(assignment.attempt, None) is not None:
             _log.warning("step stopped after its timeout", timeout=held.seconds)
             self._outbox.append(

@@ -37,6 +37,7 @@ class Slot:
         self._slots = slots
         self._say = say
         self._is_to_stop = is_to_stop
+        self._over = False
         self._waiting = 0  # branches that wait for a child
         self._words = 0
         self._changed = asyncio.Event()
@@ -64,6 +65,11 @@ class Slot:
             self._slots.serve()
         self._changed.set()
 
+    def end(self) -> None:
+        """Its attempt has ended: it needs none any more, whatever the step has left behind."""
+        self._over = True
+        self.give()
+
     async def settled(self) -> None:
         """Wait until it has one, or needs none."""
         while self in self._slots.asking:
@@ -74,14 +80,14 @@ class Slot:
     async def lent(self) -> AsyncIterator[None]:
         """While it is open this branch of the attempt waits, and the slot is for others."""
         self._waiting += 1
-        if self._waiting == 1:
+        if self._waiting == 1 and not self._over:
             self.give()
             self._tell()
         try:
             yield
         finally:
             self._waiting -= 1
-            if not self._waiting:
+            if not self._waiting and not self._over:
                 self._tell()
                 self.ask()
                 await self._go_on()
