@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from ganger import Ganger
+from ganger.compute.regions import _known
 from ganger.testing import Fleet
 
 from .cli_tasks import TASKS
@@ -38,3 +39,12 @@ def fleet() -> Iterator[Fleet]:
     """Workers in this process, on a time of their own: what sleeps in a step takes none of ours."""
     with Fleet() as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def _regions_of_the_table() -> Iterator[None]:
+    """What a test adds to the regions is forgotten after it."""
+    known = dict(_known())
+    yield
+    _known().clear()
+    _known().update(known)
