@@ -21,7 +21,9 @@ OUTAGE = 60.0
 async def test_a_restart_in_the_middle_of_a_stream_loses_nothing_and_keeps_the_order(
     rabbit: PrivateRabbit, transport: RabbitTransport
 ) -> None:
-    queue = a_queue("classic")
+    # what is confirmed has to outlive the node's end here, as that is not ours to test: a classic
+    # queue was seen to come back without its backlog now and then (RabbitMQ 3.10, SIGKILL)
+    queue = a_queue("quorum")
     await transport.declare([queue])
     reader, sender = StreamReader(), StreamSender(transport)
     all_sent = asyncio.Event()
