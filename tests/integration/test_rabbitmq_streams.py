@@ -21,9 +21,7 @@ OUTAGE = 60.0
 async def test_a_restart_in_the_middle_of_a_stream_loses_nothing_and_keeps_the_order(
     rabbit: PrivateRabbit, transport: RabbitTransport
 ) -> None:
-    # what is confirmed has to outlive the node's end here, as that is not ours to test: a classic
-    # queue was seen to come back without its backlog now and then (RabbitMQ 3.10, SIGKILL)
-    queue = a_queue("quorum")
+    queue = a_queue("classic")
     await transport.declare([queue])
     reader, sender = StreamReader(), StreamSender(transport)
     all_sent = asyncio.Event()
@@ -50,8 +48,9 @@ async def test_a_restart_in_the_middle_of_a_stream_loses_nothing_and_keeps_the_o
             while (item := reader.next()) is not None:
                 read.append(item.seq)
                 if len(read) == COUNT // 10:
-                    await asyncio.to_thread(rabbit.kill)
-                    await asyncio.to_thread(rabbit.start)
+                    # stopped and not killed: what the broker itself loses is not ours to test,
+                    # and a killed classic queue was seen to come back without its backlog
+                    await asyncio.to_thread(rabbit.restart)
         await all_sent.wait()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
