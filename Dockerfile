@@ -25,7 +25,8 @@ RUN useradd --uid 10001 --create-home ganger
 COPY --from=build /wheels /wheels
 RUN pip install --no-cache-dir --no-index --find-links /wheels 'ganger[dispatcher]' \
     && rm -r /wheels
-USER ganger
+# ganger, as the number that Kubernetes has to see to know that it is not root
+USER 10001
 WORKDIR /app
 ENV PYTHONUNBUFFERED=1 \
     GANGER_LOG_FORMAT=json \

@@ -6,7 +6,6 @@ from typing import Any
 from ganger_broker.codec import JSON, decode_reply, decode_to_worker, encode
 from ganger_broker.definitions import StepDefinition, WorkflowDefinition
 from ganger_broker.messages import (
-    Assignment,
     Event,
     Heartbeat,
     Outcome,
@@ -17,11 +16,13 @@ from ganger_broker.messages import (
     WorkerRegistered,
 )
 from ganger_broker.settings import Settings
+from ganger_broker.to_worker import Assignment
 from ganger_broker.transport import Delivery, Outgoing
 from ganger_broker.transports import open_transport
 from ganger_dispatcher.embedded import EmbeddedDispatcher
+from ganger_dispatcher.service import Dispatcher
 
-__all__ = ["Outside"]
+__all__ = ["ADD", "Outside"]
 
 LIMIT = 1_000_000
 ADD = WorkflowDefinition("add", [StepDefinition("add")])
@@ -59,6 +60,11 @@ class Outside:
         self.dispatchers.append(dispatcher)
         return dispatcher
 
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """The first one itself: the process holds others, of tests before, which go on."""
+        return self.dispatchers[0]._dispatcher
+
     async def reopen(self) -> None:
         """Publish on a new connection: an old one may know what is not there any more."""
         await self._publishing.close()
@@ -79,17 +85,25 @@ class Outside:
         if isinstance(message, Assignment):
             self.assigned.put_nowait(message)
 
-    async def join(self, worker: str) -> None:
+    async def declare(self, worker: str) -> None:
+        """What a worker does before it registers."""
         await self.transport.declare(self.topology.for_worker(worker))
         queue = self.topology.worker_queue(worker)
         await self.transport.consume(queue, self._assigned, prefetch=10, no_ack=True)
-        await self.say(WorkerRegistered(worker, "1", name=worker, slots=2, workflows=[ADD]))
+
+    async def join(self, worker: str, *workflows: WorkflowDefinition, slots: int = 2) -> None:
+        """Register, by default with the workflow ``add``, and consume what is assigned."""
+        await self.declare(worker)
+        known = list(workflows) or [ADD]
+        await self.say(WorkerRegistered(worker, "1", name=worker, slots=slots, workflows=known))
 
     async def say(self, *events: Event) -> None:
         key = self.topology.event_key(events[0].worker)
-        await self._publishing.publish(
-            [Outgoing(self.topology.exchange, key, encode(list(events)))]
-        )
+        await self.publish(Outgoing(self.topology.exchange, key, encode(list(events))))
+
+    async def publish(self, message: Outgoing) -> None:
+        """Publish; returns when the broker has confirmed it."""
+        await self._publishing.publish([message])
 
     async def beat(self, worker: str, *attempts: str) -> None:
         """Send heartbeats, until cancelled."""
@@ -114,7 +128,7 @@ class Outside:
             correlation_id=run_id,
             new=new,
         )
-        await self._publishing.publish([message])
+        await self.publish(message)
 
     async def work(self, worker: str) -> Assignment:
         """Do the next step that is assigned."""

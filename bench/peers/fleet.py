@@ -13,6 +13,7 @@ from ganger_broker.codec import encode
 from ganger_broker.messages import Event, Heartbeat, WorkerRegistered
 from ganger_broker.topology import Topology
 from ganger_broker.transport import Outgoing, Transport
+from ganger_broker.transports import open_transport
 
 WORKERS = 999
 TURNS = 20
@@ -31,7 +32,7 @@ async def say(transport: Transport, topology: Topology, events: list[Event]) -> 
 async def main() -> None:
     settings = app.settings
     topology = settings.topology()
-    transport = app.open_transport("fleet")
+    transport = open_transport(app.settings, "fleet")
     await transport.connect()
     await transport.declare(topology.shared())
     workflows = [declaration_of(workflow).definition for workflow in app.workflows.values()]

@@ -12,9 +12,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgpack
 import msgspec
+from msgpack.exceptions import StackError
 
 from .definitions import WorkflowDefinition
 from .errors import InvalidInput, MalformedMessage, OversizedMessage
+from .fields import PATTERN_WORDS
+from .json_faults import json_fault
 from .labels import check_labels, parse_desired
 from .messages import (
     CancelRun,
@@ -24,12 +27,13 @@ from .messages import (
     RunResult,
     StepFinished,
     StreamItem,
-    ToWorker,
     Trigger,
     WorkerRegistered,
 )
 from .plain_values import plain
+from .repeated_keys import repeated_key
 from .schedules import ScheduleList, ScheduleRuns, Unschedule, check_times
+from .to_worker import ToWorker
 
 __all__ = [
     "JSON",
@@ -279,14 +283,25 @@ def _decode(body: bytes, content_type: str | None, type_: type[T], limit: int) -
     kind = kind_of(content_type, body)
     try:
         if kind == JSON:
-            return msgspec.json.decode(body, type=type_)
+            message = msgspec.json.decode(body, type=type_)
+            _check_repeated(body)
+            return message
         if kind == MSGPACK:
             return msgspec.convert(_unpack(body), type_)
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except msgspec.ValidationError as exc:
         raise MalformedMessage(_named(str(exc))) from exc
-    except RecursionError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise MalformedMessage(f"$: {json_fault(body, exc)}") from exc
+    except (RecursionError, StackError) as exc:
         raise MalformedMessage("$: is nested too deeply") from exc
     raise MalformedMessage(f"content_type {content_type!r} is not taken, only {MSGPACK} and {JSON}")
+
+
+def _check_repeated(body: bytes) -> None:
+    """In MessagePack, which programs do not write by hand, nobody looks for them."""
+    twice = repeated_key(body.decode())
+    if twice is not None:
+        raise MalformedMessage(f"${twice}: given twice in one object")
 
 
 def _unpack(body: bytes) -> Any:
@@ -302,6 +317,8 @@ def _unpack(body: bytes) -> Any:
             max_map_len=size,
             max_ext_len=0,
         )
+    except StackError:
+        raise  # nested too deeply, which has a word of its own
     except (msgpack.UnpackException, ValueError, TypeError) as exc:
         raise MalformedMessage(
             f"$: is not valid {MSGPACK}: {str(exc) or type(exc).__name__}"
@@ -309,9 +326,14 @@ def _unpack(body: bytes) -> Any:
 
 
 def _named(text: str, root: str = "$") -> str:
-    """msgspec writes ``… - at `$.field```; put the field first, as all our errors do."""
+    """msgspec writes ``… - at `$.field```; put the field first, as all our errors do, and
+    say in words what a pattern says."""
+    for pattern, words in PATTERN_WORDS.items():
+        text = text.replace(f"`str` matching regex {pattern!r}", words)
     message, found, place = text.rpartition(" - at `")
     if not found:
         message, found, place = text.rpartition(" - at ")  # - at key in `$.input`
     place = place.replace("`", "").replace("$", root, 1)
+    if place.endswith(".priority"):
+        message = f"{message}; it is 1, 2 or 3, and 3 goes first"
     return f"{place}: {message}" if found else f"{root}: {text}"

@@ -18,6 +18,15 @@ __all__ = ["Cron", "MissedTicks", "check_cron", "next_tick"]
 _SECOND = timedelta(seconds=1)
 _NO_TWO_CHANGES = timedelta(hours=12)
 """No zone puts its clock on and back within it."""
+_STEPS = {
+    "seconds": 60,
+    "minutes": 60,
+    "hours": 24,
+    "days": 31,
+    "months": 12,
+    "days of the week": 7,
+}
+"""The largest step of each field of an expression."""
 
 
 class MissedTicks(StrEnum):
@@ -65,6 +74,18 @@ def check_cron(cron: Cron, place: str) -> None:
         ) from exc
     if tick is None:
         raise InvalidInput(f"{place}.expression: {cron.expression!r} never comes")
+    _check_steps(cron.expression, f"{place}.expression: {cron.expression!r}")
+
+
+def _check_steps(expression: str, place: str) -> None:
+    """cronsim takes a step of any size: one over its field's would be once in each round, which
+    nobody means who writes ``*/61``."""
+    fields = expression.split()
+    for field, (name, most) in zip(reversed(fields), reversed(_STEPS.items()), strict=False):
+        for part in field.split(","):
+            _, _, step = part.partition("/")
+            if step and int(step) > most:
+                raise InvalidInput(f"{place}: the step {step} of the {name} must be 1 to {most}")
 
 
 def next_tick(cron: Cron, after: int) -> int | None:

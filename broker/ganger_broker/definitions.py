@@ -1,6 +1,6 @@
 """Workflows and their steps, as workers register them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -33,6 +33,7 @@ __all__ = [
     "StickyStrategy",
     "WorkflowDefinition",
     "action_of",
+    "check_keys",
     "check_rates",
 ]
 
@@ -80,7 +81,7 @@ class ConcurrencyStrategy(StrEnum):
     QUEUE = "queue"
     """It waits for its turn; keys take turns."""
     CANCEL_IN_PROGRESS = "cancel_in_progress"
-    """The oldest of those that go on is cancelled for it."""
+    """The oldest of those that go on, or wait for another limit, is cancelled for it."""
     CANCEL_NEWEST = "cancel_newest"
     """It is cancelled itself."""
 
@@ -118,6 +119,18 @@ class StepDefinition(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     sets_labels: dict[str, LabelValue | FromInput] = {}
     rate_limits: dict[RateKey, Units] = {}
     pool: Name | None = None
+
+
+def check_keys(rules: Sequence[Concurrency], place: str) -> None:
+    """Check that no two limits of a workflow are for the same runs.
+
+    Raises:
+        InvalidInput: two have the same key, or none; the text names the second.
+    """
+    for number, rule in enumerate(rules):
+        if rule.key in [other.key for other in rules[:number]]:
+            of = "without a key" if rule.key is None else f"of {rule.key!r}"
+            raise InvalidInput(f"{place}[{number}].key: there is a limit {of} before; give one")
 
 
 def check_rates(step: StepDefinition, limits: Mapping[str, RateLimit], place: str) -> None:

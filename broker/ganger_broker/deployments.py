@@ -10,6 +10,7 @@ __all__ = [
     "DEPLOYMENT_PATTERN",
     "Autoscale",
     "Deployment",
+    "Launch",
     "PoolLoad",
     "PoolRecord",
     "ReplicaRecord",
@@ -44,7 +45,8 @@ class Deployment(msgspec.Struct, frozen=True, omit_defaults=True):
     ``target`` is its MODULE:APP in ``folder``, ``on`` the adapter. ``seed`` is what each
     replica's region is drawn from. ``scale``: pools that have another number of replicas than
     their ``Compute`` says. ``options`` are the adapter's. ``leaving``: it is being taken down.
-    ``unpooled``: actions of steps without compute, which workers of no pool take.
+    ``unpooled``: actions of steps without compute, which workers of no pool take. ``asked_at``:
+    when it was put up or scaled last, ms. ``versions`` of its workflows.
     """
 
     name: Annotated[str, Meta(pattern=DEPLOYMENT_PATTERN)]
@@ -60,6 +62,21 @@ class Deployment(msgspec.Struct, frozen=True, omit_defaults=True):
     autoscale: Autoscale | None = None
     options: dict[str, str] = {}
     leaving: bool = False
+    asked_at: int = 0
+    versions: dict[str, str] = {}
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """What a replica was started with, which its deployment may have no more.
+
+    ``versions`` of the workflows with steps in its pool, as far as they are known.
+    """
+
+    target: str
+    folder: str
+    slots: int
+    pool: PoolRecord
+    versions: dict[str, str]
 
 
 class ReplicaState(StrEnum):
@@ -70,6 +87,8 @@ class ReplicaState(StrEnum):
     RUNNING = "running"
     BACKOFF = "backoff"
     """It ended by itself and is started again soon."""
+    DRAINING = "draining"
+    """It takes no more steps and ends when those that run have ended, unless it is wanted again."""
     STOPPING = "stopping"
     """It was told to drain and end."""
 
@@ -80,7 +99,8 @@ class ReplicaRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     ``worker`` is its worker's id. ``pid`` and ``began`` (when the process was created, seconds
     since 1970, as the system says) tell it from another process of the same number.
     ``ended``: how its process ended last, in words. ``limit``: what bounds its memory.
-    ``memory_mb`` and ``cpus``: what it and the processes that it started use.
+    ``memory_mb`` and ``cpus``: what it and the processes that it started use. ``launch``: what it
+    was started with. ``served``: it has registered with that.
     """
 
     worker: str
@@ -98,6 +118,8 @@ class ReplicaRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     limit: str = ""
     memory_mb: float | None = None
     cpus: float | None = None
+    launch: Launch | None = None
+    served: bool = False
 
 
 class SupervisorRecord(msgspec.Struct, frozen=True):

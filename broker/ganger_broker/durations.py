@@ -5,13 +5,15 @@ from datetime import timedelta
 
 from .errors import InvalidInput
 
-__all__ = ["Duration", "parse_duration"]
+__all__ = ["DURATION_PATTERN", "Duration", "parse_duration"]
 
 Duration = str | float | timedelta
 """``"60s"``, ``"5m"``, ``"1h30m"``, seconds, or a timedelta."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+DURATION_PATTERN = r"^\s*(\d+(\.\d+)?|(\d+(\.\d+)?(ms|s|m|h|d))+)\s*$"
+"""Of a duration that is given as text, as the published schema says it."""
 _WHOLE = re.compile(rf"(?:{_PART.pattern})+")
 
 

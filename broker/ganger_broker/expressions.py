@@ -1,10 +1,11 @@
 """Expressions on a run's input, in JMESPath (https://jmespath.org): ``customer.id``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jmespath
 from jmespath.exceptions import JMESPathError
+from jmespath.functions import Functions
 
 from .definitions import FromInput
 from .errors import InvalidInput
@@ -21,7 +22,8 @@ def check_expression(expression: object, place: str) -> str:
     """Return ``expression`` if it is one.
 
     Raises:
-        InvalidInput: it is not, or has more than 512 characters; the text names ``place``.
+        InvalidInput: it is not, has more than 512 characters, calls a function that there is not,
+            or one with too many or too few arguments; the text names ``place``.
     """
     if not isinstance(expression, str) or not 1 <= len(expression) <= MAX_LENGTH:
         raise InvalidInput(
@@ -29,11 +31,40 @@ def check_expression(expression: object, place: str) -> str:
             f"'customer.id', of at most {MAX_LENGTH} characters"
         )
     try:
-        jmespath.compile(expression)
+        parsed = jmespath.compile(expression).parsed
     except (JMESPathError, RecursionError) as exc:
         first, *_ = str(exc).splitlines() or ["it cannot be read"]
         raise InvalidInput(f"{place}: {expression!r} is no JMESPath expression: {first}") from exc
+    for function, count in _calls_in(parsed):
+        problem = _call_problem(function, count)
+        if problem is not None:
+            raise InvalidInput(f"{place}: {expression!r}: {problem}")
     return expression
+
+
+def _calls_in(parsed: Any) -> Iterator[tuple[str, int]]:
+    """The functions that are called in it, each with how many arguments it is given."""
+    left = [parsed]
+    while left:
+        node = left.pop(0)
+        if isinstance(node, dict):  # others are the bounds of a slice
+            left += node["children"]
+            if node["type"] == "function_expression":
+                yield node["value"], len(node["children"])
+
+
+def _call_problem(function: str, count: int) -> str | None:
+    """What is wrong with a call, which JMESPath itself says only where it evaluates it."""
+    known = Functions.FUNCTION_TABLE.get(function)
+    if known is None:
+        names = ", ".join(f"{name}()" for name in sorted(Functions.FUNCTION_TABLE))
+        return f"there is no function {function}(); there are {names}"
+    signature = known["signature"]
+    least, is_open = len(signature), bool(signature and signature[-1].get("variadic"))
+    if count == least or (is_open and count > least):
+        return None
+    takes = f"{'at least ' if is_open else ''}{least} argument{'' if least == 1 else 's'}"
+    return f"{function}() takes {takes}, and here has {count}"
 
 
 def evaluate(expression: str, input: Mapping[str, Any]) -> Any:

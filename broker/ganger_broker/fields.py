@@ -18,6 +18,7 @@ __all__ = [
     "MAX_UNITS",
     "MAX_VERSION",
     "NAME_PATTERN",
+    "PATTERN_WORDS",
     "STEP_RUN_PATTERN",
     "WORKER_ID_PATTERN",
     "AttemptId",
@@ -40,6 +41,13 @@ NAME_PATTERN = r"^[a-z0-9_][a-z0-9_.-]{0,127}$(?!\n)"
 ID_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}$(?!\n)"
 WORKER_ID_PATTERN = r"^[A-Za-z0-9_.-]{1,128}$(?!\n)"
 STEP_RUN_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}/[a-z0-9_][a-z0-9_.-]{0,127}$(?!\n)"
+PATTERN_WORDS = {
+    NAME_PATTERN: "a name: 1 to 128 lower case letters, digits and _ . -, first no . or -",
+    ID_PATTERN: "an id: 1 to 128 letters, digits and _ . : -",
+    WORKER_ID_PATTERN: "a worker's id: 1 to 128 letters, digits and _ . -",
+    STEP_RUN_PATTERN: "a step run: <run id>/<step>",
+}
+"""What each of them says, for people."""
 EVENT_KEY_PATTERN = r"^[^\s*?\[\]]+$(?!\n)"
 """Of an event's key: no space, and nothing that a pattern gives a meaning to."""
 MAX_EVENT_KEY = 200

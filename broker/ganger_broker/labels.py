@@ -15,12 +15,16 @@ import msgspec
 
 from .durations import parse_duration
 from .errors import InvalidInput, InvalidLabel
+from .quoting import quoted
 
 __all__ = [
     "DEFAULT_WEIGHT",
     "MAX_CONDITIONS",
+    "MAX_ELEMENTS",
+    "MAX_EXACT_INT",
     "MAX_KEY_LENGTH",
     "MAX_LABELS",
+    "MAX_PATIENCE",
     "MAX_STRING_LENGTH",
     "MAX_WEIGHT",
     "Condition",
@@ -357,6 +361,5 @@ def _kind(value: object) -> str:
     return "null" if value is None else type(value).__name__
 
 
-def _short(value: object, most: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= most else text[: most - 1] + "…"
+def _short(value: object) -> str:
+    return quoted(value, 60)

@@ -3,15 +3,18 @@
 Libraries log with ``structlog.get_logger()``; only programs call ``configure_logging``.
 """
 
+import io
 import logging
+import os
 import sys
 from contextlib import suppress
 from typing import TextIO
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
-from .settings import Settings
+from .settings import Settings, misspelt
+from .terminal import visible
 
 __all__ = ["configure_logging"]
 
@@ -35,12 +38,26 @@ class _Written(structlog.PrintLogger):
     fatal = failure = err = error = critical = exception = msg
 
 
+def _visible_words(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    """What is logged is what others wrote, in part: a terminal is not to obey it."""
+    return {
+        key: visible(value) if isinstance(value, str) else value for key, value in event.items()
+    }
+
+
+def _visible_traceback(out: TextIO, exc_info: ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    out.write(visible(text.getvalue()))
+
+
 def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     """Log to ``stream`` (standard error) in the level and format of the settings.
 
     ``log_format`` ``auto`` is for people on a terminal, else JSON, one object a line. What
     is bound in structlog's context variables stands on every line. Libraries that log with
-    the standard library are heard from level warning.
+    the standard library are heard from level warning. Environment variables that look like a
+    misspelt setting are warned of.
     """
     stream = sys.stderr if stream is None else stream
     console = settings.log_format == "console" or (
@@ -54,10 +71,10 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     ]
     # Not rich's tracebacks: they show local variables, and with them passwords in URLs.
     console_renderer = structlog.dev.ConsoleRenderer(
-        colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+        colors=stream.isatty(), exception_formatter=_visible_traceback
     )
     rendering: list[Processor] = (
-        [console_renderer]
+        [_visible_words, console_renderer]
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     )
@@ -79,3 +96,7 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     for name in _SAID_BY_US:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
+    for name, meant in misspelt(os.environ).items():
+        structlog.get_logger("ganger").warning(
+            "this environment variable is no setting", name=name, did_you_mean=meant
+        )

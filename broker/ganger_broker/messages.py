@@ -1,4 +1,6 @@
-"""All messages, as typed structs. ``ganger schema`` prints their JSON Schema.
+"""Messages as typed structs: what programs send and get, and what workers send.
+
+What one worker is told is in ``to_worker``. ``ganger schema`` prints the JSON Schema of all.
 
 Who sends what is in ``docs/asyncapi.yaml``. A message that does not validate raises
 ``MalformedMessage`` naming the field (see ``ganger_broker.codec``). Times are
@@ -28,8 +30,6 @@ from .fields import (
 from .labels import LabelValue
 
 __all__ = [
-    "Assignment",
-    "CancelAttempt",
     "CancelRun",
     "Event",
     "FailureReason",
@@ -38,8 +38,6 @@ __all__ = [
     "LogLine",
     "Outcome",
     "PushEvent",
-    "Refused",
-    "RegisterAgain",
     "ReplyAddress",
     "RunError",
     "RunResult",
@@ -52,12 +50,13 @@ __all__ = [
     "StepStarted",
     "StepWaits",
     "StreamItem",
-    "ToWorker",
     "Trigger",
     "WorkerDraining",
     "WorkerKilled",
     "WorkerLeft",
+    "WorkerPaused",
     "WorkerRegistered",
+    "WorkerResumed",
 ]
 
 
@@ -141,6 +140,15 @@ class CancelRun(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 # ── what programs get ─────────────────────────────────────────────────────────────────
 
 
+class ReplyAddress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a run's result goes; with ``stream``, what its steps say as well."""
+
+    reply_to: str
+    correlation_id: str | None = None
+    content_type: str = "application/msgpack"
+    stream: bool = False
+
+
 class RunError(msgspec.Struct, omit_defaults=True):
     """Why a run did not succeed. ``step``, ``attempt``, ``type`` and ``traceback`` where known."""
 
@@ -221,12 +229,15 @@ class Heartbeat(WorkerEvent, tag="heartbeat"):
     """The worker is alive and holds these attempts.
 
     ``memory_mb``: what it holds of its machine's, in MB of 2^20 bytes; ``cpus``: how many cores
-    it kept busy since the heartbeat before.
+    it kept busy since the heartbeat before. ``label_seq``: the last change of its labels that it
+    has told, and ``draining``, whether it has told that: where these are news, they were lost.
     """
 
     attempts: list[AttemptId] = []
     memory_mb: Annotated[float, Meta(ge=0)] | None = None
     cpus: Annotated[float, Meta(ge=0)] | None = None
+    label_seq: Annotated[int, Meta(ge=0)] = 0
+    draining: bool = False
 
 
 class LabelsChanged(WorkerEvent, tag="labels_changed"):
@@ -254,6 +265,15 @@ class WorkerKilled(WorkerEvent, tag="worker_killed"):
 
     reason: FailureReason
     message: str
+
+
+class WorkerPaused(WorkerEvent, tag="worker_paused"):
+    """The worker is to take no steps but those of runs that are pinned to it, until
+    ``WorkerResumed``. Said by who keeps the process, where it is not needed for now, say."""
+
+
+class WorkerResumed(WorkerEvent, tag="worker_resumed"):
+    """The worker, which was paused, is to take steps again. Said by who keeps the process."""
 
 
 class StepStarted(WorkerEvent, tag="step_started"):
@@ -332,6 +352,8 @@ Event = (
     | WorkerDraining
     | WorkerLeft
     | WorkerKilled
+    | WorkerPaused
+    | WorkerResumed
     | StepStarted
     | StepFinished
     | StepReleased
@@ -340,59 +362,3 @@ Event = (
     | StepWaits
     | StepLogged
 )
-
-
-# ── what the dispatcher sends to one worker: exchange ganger.work, routing key <worker id> ──
-
-
-class ReplyAddress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a run's result goes; with ``stream``, what its steps say as well."""
-
-    reply_to: str
-    correlation_id: str | None = None
-    content_type: str = "application/msgpack"
-    stream: bool = False
-
-
-class Assignment(msgspec.Struct, tag="assignment", omit_defaults=True):
-    """This attempt is yours. A worker of another incarnation must not run it.
-
-    ``parents``: what the steps it depends on returned. Of a step for failures: what all that
-    succeeded returned, and in ``errors`` why the others failed. ``stream_to``: who wants what
-    the step says while it runs.
-    """
-
-    attempt: AttemptId
-    incarnation: Id
-    run_id: Id
-    workflow: Name
-    step: Name
-    input: dict[str, Any] = {}
-    parents: dict[str, Any] = {}
-    metadata: dict[str, Any] = {}
-    retry_count: Count = 0
-    timeout: Seconds = 60.0
-    priority: Priority = 1
-    errors: dict[str, RunError] = {}
-    stream_to: list[ReplyAddress] = []
-
-
-class CancelAttempt(msgspec.Struct, tag="cancel_attempt", omit_defaults=True):
-    """Stop this attempt, if you hold it, and say how it ended."""
-
-    attempt: AttemptId
-    reason: str = ""
-
-
-class RegisterAgain(msgspec.Struct, tag="register_again"):
-    """You are not known (declared lost, say): register anew."""
-
-
-class Refused(msgspec.Struct, tag="refused", omit_defaults=True):
-    """What you said is not taken, for this reason. ``for_good``: you are not, end."""
-
-    reason: str
-    for_good: bool = False
-
-
-ToWorker = Assignment | CancelAttempt | RegisterAgain | Refused

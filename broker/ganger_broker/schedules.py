@@ -30,8 +30,9 @@ class ScheduleRuns(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
 
     Exchange ``ganger``, routing key ``schedule.<workflow>``. ``at`` are RFC 3339 times with their
     offset, such as ``2027-01-01T09:00:00+01:00``; one that has passed is now. With several of them
-    the schedules are ``<schedule_id>-1``, ``-2`` and so on. Where there is a ``reply_to``, it
-    is answered with a ``ScheduleList`` of them; the runs' results go nowhere.
+    the schedules are ``<schedule_id>-1``, ``-2`` and so on. A time that has had its run under this
+    id has no other; what else was asked for under it and is still to come is deleted. Where there
+    is a ``reply_to``, it is answered with a ``ScheduleList`` of them; the runs' results go nowhere.
     """
 
     workflow: Name

@@ -9,14 +9,15 @@ from typing import Any, get_args
 
 import msgspec
 
-from . import messages, schedules
+from . import messages, schedules, to_worker
 from .codec import JSON, MSGPACK
+from .label_schema import label_definitions
 from .topology import Topology
 
 __all__ = ["MESSAGES", "asyncapi", "json_schema"]
 
 EVENTS: tuple[type, ...] = get_args(messages.Event)
-TO_WORKER: tuple[type, ...] = get_args(messages.ToWorker)
+TO_WORKER: tuple[type, ...] = get_args(to_worker.ToWorker)
 WITH_PROGRAMS: tuple[type, ...] = (
     messages.Trigger,
     messages.PushEvent,
@@ -122,7 +123,11 @@ def _definitions(references: str) -> dict[str, Any]:
         if "description" in definition:
             # docstrings: Python 3.13 takes their indentation away, those before leave it
             definition["description"] = inspect.cleandoc(definition["description"])
-    return definitions
+        properties = definition.get("properties", {})
+        if "desired_worker_labels" in properties:  # to msgspec it is a map of anything
+            desired = references.format(name="DesiredLabels")
+            properties["desired_worker_labels"] = {"$ref": desired, "default": {}}
+    return {**definitions, **label_definitions(references)}
 
 
 def _references(types: list[type]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Settings: flag, then environment (``GANGER_*``), then default. A bad one is named."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +22,7 @@ from .keys import Keys
 from .topology import QueueType, Topology
 from .urls import BROKER_FORM, REDIS_FORM, check_broker_url, check_redis_url, without_password
 
-__all__ = ["MEMORY_URL", "Settings", "environment_name", "flag_name"]
+__all__ = ["MEMORY_URL", "Settings", "environment_name", "flag_name", "misspelt"]
 
 Duration = Annotated[float, BeforeValidator(lambda given: parse_duration(given, "value"))]
 
@@ -54,6 +55,21 @@ def environment_name(setting: str) -> str:
 def flag_name(setting: str) -> str:
     """The flag of a setting on the command line."""
     return f"--{setting.replace('_', '-')}"
+
+
+def misspelt(names: Iterable[str]) -> dict[str, str]:
+    """Environment variables that are no setting but nearly one: name → what may be meant.
+
+    Others that begin with ``GANGER_`` are passed over: Kubernetes makes some for each service.
+    """
+    known = [environment_name(setting) for setting in Settings.model_fields]
+    found = {}
+    for name in sorted(names):
+        upper = name.upper()
+        if upper.startswith("GANGER_") and upper not in known:
+            for near in get_close_matches(upper, known, n=1, cutoff=0.85):
+                found[name] = near
+    return found
 
 
 class Settings(BaseSettings):

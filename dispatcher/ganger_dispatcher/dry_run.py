@@ -6,7 +6,9 @@ from typing import Any
 import msgspec
 
 from ganger_broker.errors import InvalidInput
+from ganger_broker.json_faults import json_fault
 from ganger_broker.labels import Requirement, check_labels, parse_desired
+from ganger_broker.repeated_keys import repeated_key
 
 from .explanation import Explanation, explain
 from .placement import Placement
@@ -84,13 +86,17 @@ def _read(text: bytes) -> _File:
 
 def _json(text: bytes) -> Any:
     try:
-        return msgspec.json.decode(text)
+        msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         if "out of range" not in str(exc):
-            raise InvalidInput(f"is not JSON: {exc}") from exc
+            raise InvalidInput(f"is not JSON: {json_fault(text, exc)}") from exc
     except RecursionError as exc:
         raise InvalidInput("is not JSON that can be read: it is nested too deeply") from exc
     try:
-        return json.loads(text)  # 1e999 is infinite to it, and is refused with its place
+        given = text.decode()
+        twice = repeated_key(given)
+        if twice is None:
+            return json.loads(given)  # 1e999 is infinite to it, and is refused with its place
     except (ValueError, RecursionError) as exc:
         raise InvalidInput(f"is not JSON: {exc}") from exc
+    raise InvalidInput(f"{twice.removeprefix('.')}: given twice in one object")

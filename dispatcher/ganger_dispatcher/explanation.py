@@ -14,7 +14,6 @@ from ganger_broker.labels import Condition, Labels, LabelValue, Requirement
 from .placement import Placement
 from .placement.columns import Cell
 from .placement.comparators import met
-from .placement.fleet import Fleet
 
 __all__ = ["Code", "Explanation", "Reason", "Verdict", "WorkerExplanation", "explain", "verdict"]
 
@@ -71,10 +70,10 @@ def explain(placement: Placement, requirement: Requirement) -> Explanation:
     """Hold all workers of a placement against a requirement."""
     fleet = placement.fleet
     chosen = placement.scan(requirement)
-    rows = sorted(fleet.row_of.values(), key=lambda row: _rank(fleet, row, requirement))
+    rows = sorted(fleet.row_of.values(), key=lambda row: _rank(placement, row, requirement))
     return Explanation(
         selected=None if chosen is None else fleet.ids[chosen],
-        workers=[_explain_worker(fleet, row, requirement) for row in rows],
+        workers=[_explain_worker(placement, row, requirement) for row in rows],
     )
 
 
@@ -89,21 +88,25 @@ def verdict(explanation: Explanation) -> Verdict:
     return "never with this fleet"
 
 
-def _rank(fleet: Fleet, row: int, requirement: Requirement) -> tuple[Any, ...]:
-    reasons = _reasons(requirement, fleet.ids[row], fleet.labels[row], fleet.actions(row))
+def _rank(placement: Placement, row: int, requirement: Requirement) -> tuple[Any, ...]:
+    fleet = placement.fleet
+    worker = fleet.ids[row] or ""
+    reasons = _reasons(requirement, worker, fleet.labels[row], fleet.actions(row))
     unmet = sum(reason.required and not reason.met for reason in reasons)
     highest, total = _weights(requirement, reasons)
     load = fleet.used[row] / fleet.slots[row]
-    return unmet, not fleet.is_open(row), -highest, -total, load, fleet.given[row]
+    is_closed = not placement.is_open_to(worker, requirement)
+    return unmet, is_closed, -highest, -total, load, fleet.given[row]
 
 
-def _explain_worker(fleet: Fleet, row: int, requirement: Requirement) -> WorkerExplanation:
-    reasons = _reasons(requirement, fleet.ids[row], fleet.labels[row], fleet.actions(row))
+def _explain_worker(placement: Placement, row: int, requirement: Requirement) -> WorkerExplanation:
+    fleet = placement.fleet
+    worker = fleet.ids[row] or ""
+    reasons = _reasons(requirement, worker, fleet.labels[row], fleet.actions(row))
     highest, total = _weights(requirement, reasons)
     suits = all(reason.met for reason in reasons if reason.required)
-    return WorkerExplanation(
-        fleet.ids[row] or "", suits and fleet.is_open(row), highest, total, reasons
-    )
+    is_open = placement.is_open_to(worker, requirement)
+    return WorkerExplanation(worker, suits and is_open, highest, total, reasons)
 
 
 def _weights(requirement: Requirement, reasons: list[Reason]) -> tuple[int, int]:

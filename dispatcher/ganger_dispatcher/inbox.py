@@ -96,18 +96,19 @@ class Inbox:
             await self.consume(queue)
 
     def take(self) -> list[Received]:
-        """The next deliveries, as many as one commit should hold."""
+        """The next deliveries, as many as one commit should hold.
+
+        Queues have no order among them. Those of one that is consumed for longer come first: what
+        a worker registers, before an event that was pushed since.
+        """
         batch: list[Received] = []
         size = 0
         while self._waiting and len(batch) < self._batch and size < _BATCH_BYTES:
             received = self._waiting.popleft()
             size += len(received.delivery.body)
             batch.append(received)
-        return batch
-
-    def has_from(self, queue: str) -> bool:
-        """Whether something of this queue waits to be taken."""
-        return any(received.queue == queue for received in self._waiting)
+        order = list(self._came_at)
+        return sorted(batch, key=lambda received: order.index(received.queue))
 
     def settle(self, batch: Sequence[Received]) -> None:
         """Acknowledge."""

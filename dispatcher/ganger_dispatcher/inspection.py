@@ -9,21 +9,31 @@ from msgspec.structs import replace
 
 from ganger_broker.definitions import action_of
 from ganger_broker.errors import InvalidInput
+from ganger_broker.fields import AttemptId
 from ganger_broker.labels import MAX_CONDITIONS, Requirement, parse_desired
 from ganger_broker.messages import RunError
 
 from .core.patience import stages
-from .core.records import RunHeader, StepRun, Worker
+from .core.records import Held, RunHeader, StepRun, Worker, WorkerState, attempt_id
+from .core.sticky import bound
 from .core.versions import actions_of, as_defined
 from .explanation import Explanation, Verdict, explain, verdict
 from .placement import Placement
 from .store.redis_store import RedisStore
 
-__all__ = ["StepExplanation", "explain_step", "placement_of", "stuck_steps"]
+__all__ = ["HELD", "StepExplanation", "explain_step", "placement_of", "stuck_steps"]
+
+
+HELD = "held"
+"""The status of what is no run yet, as no worker has registered its workflow."""
 
 
 class StepExplanation(msgspec.Struct):
-    """Why a real step run waits; or, where it does not, what became of it."""
+    """Why a real step run waits; or, where it does not, what became of it.
+
+    ``waits_for``: what holds it up beside the workers, in words. Of a trigger that is held
+    ``status`` is ``held`` and ``held_until`` is when it is given up, ms.
+    """
 
     step_run: str
     status: str
@@ -37,6 +47,7 @@ class StepExplanation(msgspec.Struct):
     waits_for: str | None = None
     retry_at: int | None = None
     error: RunError | None = None
+    held_until: int | None = None
 
 
 def placement_of(workers: list[Worker]) -> Placement:
@@ -51,6 +62,8 @@ def placement_of(workers: list[Worker]) -> Placement:
             worker.used,
             is_open=worker.is_open,
         )
+        if worker.state is WorkerState.PAUSED:
+            placement.pause(worker.id)
         coming = [label for labels in worker.coming.values() for label in labels.items()]
         placement.expect(worker.id, dict(coming))
     return placement
@@ -64,6 +77,10 @@ async def explain_step(store: RedisStore, name: str, now: int | None = None) -> 
     Raises:
         InvalidInput: there is no such step run.
     """
+    # before the run is looked for: it may begin in between
+    held = await store.held_run(name.partition("/")[0])
+    if held is not None:
+        return _held(held, name)
     run_id, step, (header, step_run) = await _find(store, name)
     workers = await store.workers()
     placement = placement_of(workers)
@@ -81,7 +98,9 @@ async def explain_step(store: RedisStore, name: str, now: int | None = None) -> 
         status=step_run.status.value,
         verdict=verdict(explanation) if pending else None,
         patient_until=patient_until,
-        waits_for=step_run.waits_for or header.queued,
+        waits_for=step_run.waits_for
+        or header.queued
+        or _waits_for(workers, step_run, attempt_id(run_id, step, step_run.attempt)),
         desired_worker_labels=step_run.desired_worker_labels,
         worker=step_run.worker,
         pinned=header.pinned,
@@ -89,6 +108,40 @@ async def explain_step(store: RedisStore, name: str, now: int | None = None) -> 
         error=step_run.error,
         selected=explanation.selected if pending else None,
         workers=_with_load(explanation, workers),
+    )
+
+
+def _held(held: Held, name: str) -> StepExplanation:
+    return StepExplanation(
+        step_run="/".join(name.split("/")[:2]),
+        status=HELD,
+        verdict=None,
+        desired_worker_labels=held.trigger.desired_worker_labels,
+        worker=None,
+        selected=None,
+        workers=[],
+        waits_for=f"a worker with the workflow {held.trigger.workflow!r}; none has registered it",
+        held_until=held.until,
+    )
+
+
+def _waits_for(workers: list[Worker], step_run: StepRun, attempt: AttemptId) -> str | None:
+    """What an attempt that runs waits for, by what its worker has said of it.
+
+    Which of the steps that need a slot again has one already is known to the worker only.
+    """
+    worker = next((worker for worker in workers if worker.id == step_run.worker), None)
+    word = 0 if worker is None else worker.waits.get(attempt, 0)
+    if worker is None or not word:
+        return None
+    if word % 2:
+        return "the end of another run, and its slot is for others meanwhile"
+    if worker.used <= worker.slots:
+        return None
+    slots = "1 slot" if worker.slots == 1 else f"{worker.slots} slots"
+    return (
+        f"a slot of {worker.id} again, since the run that it waited for has ended: "
+        f"{worker.used} steps there need one of {slots}"
     )
 
 
@@ -115,7 +168,7 @@ def _requirement(header: RunHeader, step: str, step_run: StepRun) -> Requirement
     desired = parse_desired(step_run.desired_worker_labels, most=2 * MAX_CONDITIONS)
     conditions = [condition for group in desired.values() for condition in group]
     requirement = Requirement.of(action_of(header.workflow, step), conditions)
-    return replace(requirement, worker=header.pinned)
+    return bound(requirement, header)
 
 
 def _by_its_definition(
@@ -131,7 +184,7 @@ def _patient_until(
     placement: Placement, requirement: Requirement, step_run: StepRun, now: int
 ) -> int | None:
     """Until when the step rather waits for a worker that it prefers, ms."""
-    since = step_run.pending_since or 0
+    since = step_run.waits_since or 0
     for lasts, strict in stages(placement.expecting(requirement)):
         if since + lasts > now and placement.anyone(strict):
             return since + lasts
@@ -160,6 +213,8 @@ async def _find(store: RedisStore, name: str) -> tuple[str, str, tuple[RunHeader
     header, steps = found
     if not step and len(steps) == 1:
         step = next(iter(steps))
+    if not steps:
+        raise InvalidInput(f"run {run_id!r} has no steps: it was {header.status} before it began")
     if step not in steps:
         known = ", ".join(f"{run_id}/{each}" for each in steps)
         raise InvalidInput(f"there is no step run {name!r}; this run has {known}")

@@ -21,7 +21,7 @@ from ganger_broker.codec import (
 )
 from ganger_broker.errors import InvalidInput, InvalidMessage, MalformedMessage
 from ganger_broker.event_keys import check_event_key
-from ganger_broker.messages import Assignment
+from ganger_broker.to_worker import Assignment
 from ganger_broker.transport import Delivery
 
 from .core.core import Fact

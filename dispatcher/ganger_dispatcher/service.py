@@ -71,7 +71,10 @@ class Dispatcher:
         """Lead or stand by until ``stop`` is called."""
         self._transport.on_reconnect(self._reconnected)
         try:
-            await done_unless(self._stopping, self._transport.connect())
+            if await done_unless(self._stopping, self._transport.connect()):
+                # a standby that could not lead says so now, and not when it is needed
+                declaring = self._transport.declare(self._settings.topology().shared())
+                await done_unless(self._stopping, declaring)
             while not self._stopping.is_set():
                 epoch = await self._campaign()
                 if epoch is not None:

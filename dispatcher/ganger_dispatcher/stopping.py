@@ -6,6 +6,9 @@ from typing import Any
 
 __all__ = ["done_unless"]
 
+_CANCEL_AGAIN = 0.1
+"""Seconds until work that was cancelled, and goes on, is cancelled again."""
+
 
 async def done_unless(
     stop: asyncio.Event, work: Coroutine[Any, Any, None], patience: float = 0.0
@@ -21,5 +24,7 @@ async def done_unless(
         return bool(done)
     finally:
         stopping.cancel()
-        doing.cancel()
+        while not doing.done():  # a cancellation can be lost in a driver that is connecting
+            doing.cancel()
+            await asyncio.wait([doing], timeout=_CANCEL_AGAIN)
         await asyncio.gather(doing, stopping, return_exceptions=True)

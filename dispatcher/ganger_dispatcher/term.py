@@ -29,12 +29,13 @@ from .core.state import Policy
 from .hearing import Hearing
 from .inbox import Inbox, Received
 from .intake import read, refusal
-from .looking_up import expand_events, look_up_ended
+from .looking_up import look_up_ended
 from .metrics import Metrics
+from .operator_log import log_for_operators
 from .outgoing import sendable
 from .sending import Sender
 from .stopping import done_unless
-from .store.redis_store import Message, NotNew, RedisStore
+from .store.redis_store import Message, NotNew, RedisStore, SetBack
 
 __all__ = ["Term", "policy_of"]
 
@@ -49,6 +50,7 @@ _TIDY_AFTER = 1.0
 to note, messages to take out of the outbox."""
 _LONGEST_HOLD = 0.05
 """Seconds that a batch keeps the event loop for itself."""
+_SYNC = "set `appendfsync always` if no confirmed write may be lost where power is"
 _STORE_RETRY = 0.2
 """Seconds between tries while Redis is away."""
 
@@ -118,6 +120,7 @@ class Term:
             self._log,
             name=dispatcher_id,
             timeout=settings.worker_timeout,
+            now=clock,
             tell=self._tell,
         )
         self._sender = Sender(
@@ -129,6 +132,7 @@ class Term:
             tell=self._tell,
             fail=self.end,
         )
+        self._takes_triggers = False
         self._beats: list[Effect] = []
         self._committed_at = 0
 
@@ -159,6 +163,10 @@ class Term:
             # and nothing of that is stored. The next term takes it for one delivered before.
             self._log.warning("not_new")
             self.put_aside = True
+        except SetBack as exc:
+            # it was restored from older data, or a replica took over that lagged behind
+            self._log.error("redis_was_set_back", error=str(exc), to_do=_SYNC)
+            self.put_aside = True
         except TimerFailed as failed:
             # a defect; what it was about stands still until another dispatcher leads
             self._log.error(
@@ -174,8 +182,8 @@ class Term:
     async def _lead(self, on_leading: Callable[[], None]) -> None:
         await self._take_over()
         self._inbox.begin(self._arrived)
-        await self._inbox.consume(self._topology.triggers)
         await self._inbox.consume(self._topology.events)
+        self._hearing.ask()
         self._log.info("leading")
         on_leading()
         await self._work()
@@ -223,6 +231,9 @@ class Term:
         await self._transport.declare(self._topology.shared())
         snapshot = await self._store.load()
         outbox = await self._store.outbox()
+        for run_id in snapshot.drop_orphaned_runs():
+            key = self._settings.keys().run(run_id)
+            self._log.error("its definition is not there, left aside", key=key)
         effects = self._core.restore(snapshot, self._clock())
         self._log.info(
             "taking_over",
@@ -257,13 +268,19 @@ class Term:
             own: list[Fact] = list(self._facts)
             self._facts.clear()
             if self._due():
-                own.append(TimePassed(caught_up=self._hearing.good))
+                own.append(TimePassed(read_to=self._hearing.read_to))
             batch = self._inbox.take()
             limit = self._settings.max_message_bytes
             facts = {received: read(received.delivery, limit) for received in batch}
-            expand_events(facts, self._core.state.workflows.values())
-            new = await look_up_ended(facts, self._core.state.runs, self._ended)
+            new = await look_up_ended(facts, self._core.state, self._ended)
             effects = await self._decide(own, facts)
+            self._hearing.handled(batch)
+            if not self._is_read(self._core.to_read):
+                self._hearing.ask()
+            if self._hearing.read_to and not self._takes_triggers:
+                # who had registered is known: what is asked for may be for one of them
+                self._takes_triggers = True
+                await self._inbox.consume(self._topology.triggers)
             if batch and self._can_wait(effects):
                 self._beats += effects
                 self._inbox.settle(batch)
@@ -298,8 +315,12 @@ class Term:
         return effects
 
     def _due(self) -> bool:
-        wake_at = self._core.wake_at
-        return wake_at is not None and wake_at <= self._clock()
+        wake_at, to_read = self._core.wake_at, self._core.to_read
+        is_due = wake_at is not None and wake_at <= self._clock()
+        return is_due or (to_read is not None and self._is_read(to_read))
+
+    def _is_read(self, to_read: int | None) -> bool:
+        return to_read is None or to_read <= self._hearing.read_to
 
     async def _wait(self) -> None:
         """Until there is something to handle, a wake-up is due, or it is over."""
@@ -341,6 +362,7 @@ class Term:
         except NotNew:
             self._sender.sent += sent  # not taken out yet
             raise
+        log_for_operators(self._log, effects, embedded=self._settings.embedded)
         gone = [effect.worker for effect in effects if isinstance(effect, DeleteQueue)]
         await self._sender.send(messages, names, batch, gone)
 
@@ -352,7 +374,7 @@ class Term:
         while True:
             try:
                 return await ask()
-            except (EpochSuperseded, StoreRefused):
+            except (EpochSuperseded, StoreRefused, SetBack):
                 raise
             except StoreError as exc:
                 if self._over.is_set():

@@ -1,6 +1,6 @@
 """The dispatcher of ``ganger.testing``: the embedded one, on a clock and a Redis of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import StringIO
 from typing import Any
 
@@ -8,10 +8,12 @@ import msgspec
 from fakeredis import FakeAsyncRedis, FakeServer
 from rich.console import Console
 
+from ganger_broker.messages import RunStatus
 from ganger_broker.settings import Settings
 
 from .cli.matching import show_explanation
-from .core.records import split_attempt
+from .core.records import StepRun, split_attempt
+from .core.states import StepStatus
 from .embedded import EmbeddedDispatcher
 from .inspection import StepExplanation, explain_step
 from .store import RedisStore
@@ -20,6 +22,8 @@ __all__ = ["ObservedDispatcher"]
 
 _WIDTH = 100
 """Columns of an explanation."""
+_UNDER_WAY = (StepStatus.BACKOFF, StepStatus.ASSIGNED, StepStatus.RUNNING)
+_LEFT = (StepStatus.WAITING, StepStatus.PENDING, *_UNDER_WAY)
 
 
 class ObservedDispatcher(EmbeddedDispatcher):
@@ -51,6 +55,24 @@ class ObservedDispatcher(EmbeddedDispatcher):
         """(id, workflow) of all runs, oldest first."""
         found = await self._store.newest_runs(0)
         return [(run_id, header.workflow) for run_id, header, _ in reversed(found)]
+
+    async def goes_on(self) -> bool:
+        """Whether something is to happen by itself, whatever is under way on workers: a schedule
+        comes due, or a run is tried again, waits in its turn, or is queued."""
+        if await self._store.schedules():
+            return True
+        for run_id, header, steps in await self._store.newest_runs(0):
+            if header.status is RunStatus.RUNNING and await self._run_goes_on(run_id, steps):
+                return True
+        return False
+
+    async def _run_goes_on(self, run_id: str, steps: Mapping[str, StepRun]) -> bool:
+        left = {name: step.status for name, step in steps.items() if step.status in _LEFT}
+        pending = [name for name, status in left.items() if status is StepStatus.PENDING]
+        if not pending or any(status in _UNDER_WAY for status in left.values()):
+            return True
+        said = [(await self._explained(f"{run_id}/{name}")).verdict for name in pending]
+        return any(verdict != "never with this fleet" for verdict in said)
 
     async def explain(self, step_run: str) -> dict[str, Any]:
         """Why a step run waits, as ``ganger explain --json`` prints it."""

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ganger import Compute, Context, Ganger
+from ganger import Compute, Context, Ganger, StickyStrategy
 
 app = Ganger()
 
@@ -35,6 +35,7 @@ def hog(input: dict[str, Any], context: Context) -> int:
     """Wants more memory than its machine has: itself, or with processes that it starts; or aborts,
     as native code does that gets none."""
     if input.get("aborts"):
+        os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
         os.abort()
     code = f"held = bytearray({int(input['mb'])} * 2**20); import time; time.sleep(600)"
     if input.get("processes"):
@@ -45,6 +46,20 @@ def hog(input: dict[str, Any], context: Context) -> int:
         Path(input["pids"]).write_text(" ".join(str(process.pid) for process in started))
         time.sleep(600)
     return len(bytearray(int(input["mb"]) * 2**20))
+
+
+@app.workflow(name="naps", compute=SMALL, sticky=StickyStrategy.HARD)
+class Naps:
+    """Two of them, on one worker."""
+
+    @app.step()
+    def first(self, context: Context) -> str:
+        time.sleep(float(context.workflow_input()["seconds"]))
+        return context.worker.id()
+
+    @app.step(parents=["first"])
+    def second(self, context: Context) -> str:
+        return self.first(context)
 
 
 @app.task(compute=SMALL)

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from ganger import Concurrency, ConcurrencyStrategy, Context, Ganger, from_input
 
@@ -16,6 +16,14 @@ class Order(BaseModel):
 
     name: str = Field(pattern=r"^(a+)+$")
     seats: int = Field(ge=1, alias="numberOfSeats")
+
+    @field_validator("seats")
+    @classmethod
+    def _in_pairs(cls, seats: int) -> int:
+        """What only Python can tell: seats are sold in pairs."""
+        if seats % 2:
+            raise ValueError("seats are sold in pairs")
+        return seats
 
 
 class Bill(BaseModel):

@@ -180,9 +180,12 @@ async def test_what_redis_forgets_is_kept_again_and_nothing_is_started_twice(
 async def test_a_hog_is_stopped_by_its_limit_and_its_step_says_why(
     deployed: Deployment, broker_url: str, prefix: str
 ) -> None:
-    await deployed.run("up", APP, "--scale", f"{SMALL}=1", "--scale", f"{LARGE}=0")
+    up = ("up", APP, "--scale", f"{SMALL}=1", "--scale", f"{LARGE}=0")
+    await deployed.run(*up, "--slots", "1")
     before = await deployed.until_running(SMALL, {1})
     with publisher(broker_url, prefix) as program:
+        program.trigger("hog", "fits", input={"mb": 185})  # beside what the worker holds itself
+        assert program.result()[1]["status"] == "succeeded"
         program.trigger("hog", "large", input={"mb": 400})
         _, large = program.result()
         assert large["status"] == "failed"
@@ -229,6 +232,26 @@ async def test_down_lets_running_steps_end(
     assert result["status"] == "succeeded"
 
 
+async def test_down_goes_on_where_its_supervisor_dies_meanwhile(
+    fleet: Fleet, deployed: Deployment, broker_url: str, prefix: str
+) -> None:
+    await deployed.run("up", APP, "--scale", f"{SMALL}=1", "--scale", f"{LARGE}=0")
+    with publisher(broker_url, prefix) as program:
+        program.trigger("nap", "it", run_id="it", input={"seconds": 15})  # beyond the slowest `ps`
+        await until_busy(fleet, "it")
+        keeper = (await deployed.shown())["supervisor"]["pid"]
+        down = asyncio.create_task(deployed.run("down"))
+        async with asyncio.timeout(30):
+            while (await deployed.replicas(SMALL))[1]["state"] != "stopping":
+                pass
+        os.kill(keeper, signal.SIGKILL)
+        said = await down
+        _, result = program.result()
+    assert "supervisor started" in said
+    assert "compute-app is down" in said
+    assert result["status"] == "succeeded"
+
+
 async def test_a_pool_follows_its_load_between_its_bounds(
     fleet: Fleet, deployed: Deployment, broker_url: str, prefix: str
 ) -> None:
@@ -246,3 +269,100 @@ async def test_a_pool_follows_its_load_between_its_bounds(
     assert len({result["output"]["nap"] for result in results}) > 1
     await deployed.until_running(SMALL, set())  # nothing to do for a whole window
     assert (await deployed.shown())["pools"][SMALL]["load"]["wanted"] == 0
+
+
+async def test_replicas_whose_steps_fit_on_fewer_drain_until_they_are_needed_again(
+    fleet: Fleet, deployed: Deployment, broker_url: str, prefix: str
+) -> None:
+    """A load that is spread over all replicas keeps none of them, and no step is cut off."""
+    fleet.environment["GANGER_SCALE_WINDOW"] = "2s"
+    await fleet.processes.pop("dispatcher").stop()
+    await fleet.dispatcher()
+    up = ("up", APP, "--slots", "4", "--scale", f"{SMALL}=3", "--scale", f"{LARGE}=0")
+    await deployed.run(*up)
+
+    async def until_state(state: str) -> int:
+        async with asyncio.timeout(60):
+            while (last := (await deployed.replicas(SMALL)).get(3)) is None or (
+                last["state"] != state
+            ):
+                pass
+        return int(last["pid"])
+
+    with publisher(broker_url, prefix) as program:
+        for number in range(3):  # one on each, which all fit on one
+            program.trigger("naps", f"long{number}", input={"seconds": 12})
+        await deployed.run(*up, "--autoscale", "0:3")
+        pid = await until_state("draining")
+        for number in range(12):
+            program.trigger("nap", f"short{number}", input={"seconds": 5})
+        assert await until_state("running") == pid
+        short = [program.result()[1] for _ in range(12)]
+        long = [program.result()[1] for _ in range(3)]
+    assert {result["status"] for result in short + long} == {"succeeded"}
+    last = f"compute-app.{SMALL}.3"
+    assert last in {result["output"]["nap"] for result in short}
+    assert last in {result["output"]["second"] for result in long}, "what was pinned to it ended"
+
+
+async def test_while_the_load_stays_the_same_nobody_is_drained(
+    fleet: Fleet, deployed: Deployment, broker_url: str, prefix: str
+) -> None:
+    """What is wanted is well within the bounds, and one more than there are at first."""
+    up = ("up", APP, "--slots", "2", "--scale", f"{SMALL}=1", "--scale", f"{LARGE}=0")
+    await deployed.run(*up, "--autoscale", "0:6")
+    with publisher(broker_url, prefix) as program:
+        for number in range(3):  # with two slots each, over 0.8 of one replica, and under of two
+            program.trigger("nap", f"r{number}", input={"seconds": 20})
+        before = await deployed.until_running(SMALL, {1, 2})
+        deadline = asyncio.get_running_loop().time() + 12  # six looks of the supervisor
+        while asyncio.get_running_loop().time() < deadline:
+            shown = await deployed.shown()
+            assert shown["pools"][SMALL]["load"]["wanted"] == 2
+            there = {r["number"]: r for r in shown["replicas"] if r["pool"] == SMALL}
+            assert pids(there) == pids(before)
+            assert {r["state"] for r in there.values()} == {"running"}
+        results = [program.result()[1] for _ in range(3)]
+    assert {result["status"] for result in results} == {"succeeded"}
+
+
+REPLACED = """
+import sys
+from ganger import Compute, Ganger
+
+app = Ganger()
+if {broken} and "worker" in sys.argv:
+    sys.exit("broken")
+
+
+@app.task(version="{memory}", compute=Compute("shared", 1, {memory}, 2, ["fra"]))
+def where(input, context):
+    return context.worker.get_labels()["ganger.pool"]
+"""
+
+
+async def test_other_machines_take_over_when_they_are_there(
+    deployed: Deployment, broker_url: str, prefix: str, tmp_path: Path
+) -> None:
+    deployed.environment |= {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    module, up = tmp_path / "replaced.py", ("up", "replaced:app")
+    old, new = "shared-1cpu-256mb-fra", "shared-1cpu-512mb-fra"
+    module.write_text(REPLACED.format(memory=256, broken=False))
+    await deployed.run(*up)
+    before = await deployed.until_running(old, {1, 2})
+
+    module.write_text(REPLACED.format(memory=512, broken=True))
+    status, said = await ganger("compute", *up, **deployed.environment)
+    assert status == 1
+    assert "backoff: exit status 1" in said
+    assert pids(await deployed.until_running(old, {1, 2})) == pids(before)
+    with publisher(broker_url, prefix) as program:
+        program.trigger("where", "old")
+        assert program.result()[1]["output"] == {"where": old}
+
+        module.write_text(REPLACED.format(memory=512, broken=False))
+        await deployed.run(*up)
+        await deployed.until_running(new, {1, 2})
+        assert await deployed.replicas(old) == {}
+        program.trigger("where", "new")
+        assert program.result()[1]["output"] == {"where": new}

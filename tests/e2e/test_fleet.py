@@ -3,8 +3,10 @@
 import asyncio
 import json
 import signal
+from contextlib import suppress
 from pathlib import Path
 
+import pytest
 import redis
 
 from ganger_broker.labels import Requirement, parse_desired
@@ -180,6 +182,37 @@ async def test_sigterm_lets_a_running_step_end_and_gives_no_new_one(
     assert name_of(result["output"]["where"]["worker"]) == "next"
 
 
+@pytest.mark.parametrize("later", [0.0, 0.01, 0.03])
+async def test_a_second_signal_to_who_leaves_already_changes_nothing(
+    fleet: Fleet, later: float
+) -> None:
+    leaving = {"left": await fleet.worker("w", {}), "resigned": await fleet.dispatcher()}
+    for said, process in leaving.items():
+        process.signal(signal.SIGTERM)
+        await process.says(said)
+        await asyncio.sleep(later)
+        with suppress(ProcessLookupError):  # it is gone
+            process.signal(signal.SIGINT)
+        assert await process.ended() == 0
+        assert not [line for line in process.lines if "Traceback" in line]
+
+
+async def test_of_two_processes_with_one_id_the_first_ends_and_says_why(
+    fleet: Fleet, broker_url: str, prefix: str
+) -> None:
+    await fleet.dispatcher()
+    words = ("worker", "tests.e2e.fleet_app:app", "--id=the-one")
+    first = await fleet.start("first", *words, until="worker registered")
+    await until(fleet, bool)
+    second = await fleet.start("second", *words, until="worker registered")
+    assert await first.ended() == 2
+    assert "worker id 'the-one': another process has registered with it" in "\n".join(first.lines)
+    with publisher(broker_url, prefix) as program:
+        program.trigger("where", "r")
+        assert program.result()[1]["output"]["where"]["worker"] == "the-one"
+    assert second.process.returncode is None
+
+
 async def test_a_standby_takes_over_with_everything(
     fleet: Fleet, broker_url: str, prefix: str, tmp_path: Path
 ) -> None:
@@ -227,6 +260,13 @@ BAD = [
         "1024",
     ),
 ]
+
+
+async def test_a_standby_that_could_not_lead_says_so_at_once(fleet: Fleet) -> None:
+    await fleet.dispatcher()
+    status, text = await ganger("dispatcher", "--queue-type", "classic", **fleet.environment)
+    assert status not in (0, None)
+    assert "GANGER_QUEUE_TYPE (--queue-type) must be the same for a whole deployment" in text
 
 
 async def test_what_cannot_be_taken_is_dead_lettered_counted_and_answered(

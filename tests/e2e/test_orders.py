@@ -50,6 +50,15 @@ async def test_a_bad_trigger_is_dead_lettered_at_once_and_good_ones_go_on(
         assert await ganger_json("runs", **fleet.environment) == []
         headers, _ = program.dead()
         assert headers["ganger-reason"] == "invalid_input"
+        program.trigger("shop", "odd", input={"name": "aaa", "numberOfSeats": 3})
+        _, result = program.result()
+        assert result["error"]["reason"] == "INVALID_INPUT"
+        assert "$.input.numberOfSeats: " in result["error"]["message"]
+        assert "seats are sold in pairs" in result["error"]["message"]
+        headers, body = program.dead()
+        assert headers["ganger-reason"] == "invalid_input"
+        assert headers["ganger-detail"] == result["error"]["message"]
+        assert json.loads(body)["input"] == {"name": "aaa", "numberOfSeats": 3}
         program.trigger("shop", "good", input={"name": "aaa", "numberOfSeats": 2})
         _, result = program.result()
     assert result["output"] == {"price": {"totalPrice": 5.0}, "tell": 5.0}

@@ -14,14 +14,24 @@ from tools.private_servers import PrivateRabbit
 
 from ganger import Context, Ganger
 from ganger_broker.definitions import StepDefinition, WorkflowDefinition
-from ganger_broker.messages import Outcome, StepFinished, StepStarted, WorkerRegistered
+from ganger_broker.messages import (
+    FailureReason,
+    Outcome,
+    StepFinished,
+    StepStarted,
+    WorkerRegistered,
+)
 from ganger_broker.topology import Queue
 from ganger_broker.transport import Delivery
 from ganger_dispatcher.store import open_redis
 from tests.inbox import PATIENCE
-from tests.outside import Outside
+from tests.outside import ADD, Outside
 
 REDIS_URL = os.environ.get("GANGER_REDIS_URL", "redis://127.0.0.1:6379/0")
+
+
+OUTAGE = 60.0
+"""Seconds until RabbitMQ must be back and everything with it."""
 
 
 @pytest.fixture
@@ -210,10 +220,41 @@ async def test_the_only_worker_is_lost_where_nobody_else_says_anything(outside: 
         await outside.queue_deleted.wait()
 
 
+async def test_what_waits_while_nobody_leads_is_not_ended_before_the_workers_are_heard(
+    outside: Outside,
+) -> None:
+    late = WorkflowDefinition("late", [StepDefinition("s", schedule_timeout=3.0)])
+    await outside.join("w", ADD, late, slots=1)
+    await outside.trigger("first")
+    async with asyncio.timeout(PATIENCE):
+        assert (await outside.assigned.get()).run_id == "first"
+    await outside.trigger("second", body=b'{"workflow": "late", "run_id": "second"}')
+    redis = open_redis(REDIS_URL)
+    async with asyncio.timeout(PATIENCE):
+        while not await redis.zcard(outside.settings.keys().pending):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await redis.aclose()
+    await outside.dispatchers.pop().stop()
+
+    await outside.say(
+        StepStarted("w", "1", "first/add/1"),
+        StepFinished("w", "1", "first/add/1", Outcome.SUCCEEDED, {"sum": 3}),
+    )
+    await asyncio.sleep(3.5)  # its time would be over; and its worker has been idle
+    await outside.dispatch()
+
+    async with asyncio.timeout(PATIENCE):
+        given = [await outside.assigned.get()]
+        while given[-1].run_id == "first":  # what may not have been picked up is sent again
+            given.append(await outside.assigned.get())
+    assert given[-1].run_id == "second"
+
+
 async def test_it_stops_while_the_broker_is_away_however_much_it_has_to_say(
     rabbit: PrivateRabbit, outside: Outside
 ) -> None:
     late = WorkflowDefinition("late", [StepDefinition("s", schedule_timeout=2.0)])
+    await asyncio.to_thread(rabbit.restart)  # a queue made moments before a kill may not come back
     await outside.say(
         WorkerRegistered("w", "1", name="w", slots=1, workflows=[late], draining=True)
     )
@@ -226,6 +267,12 @@ async def test_it_stops_while_the_broker_is_away_however_much_it_has_to_say(
             await outside.dispatchers.pop().stop()
     finally:
         await asyncio.to_thread(rabbit.start)
+    await outside.dispatch()
+    async with asyncio.timeout(OUTAGE):
+        results = [await outside.results.get() for _ in range(40)]
+    reasons = {result.error.reason for result in results if result.error is not None}
+    assert reasons == {FailureReason.SCHEDULING_TIMED_OUT}
+    assert len({result.run_id for result in results}) == 40, "each of them is told of its own"
 
 
 @pytest.mark.parametrize("what", ["exchange", "binding"])

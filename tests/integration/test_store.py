@@ -23,7 +23,7 @@ from ganger_dispatcher.core.records import (
 )
 from ganger_dispatcher.core.states import StepStatus
 from ganger_dispatcher.store import RedisStore
-from ganger_dispatcher.store.redis_store import NotNew
+from ganger_dispatcher.store.redis_store import NotNew, SetBack
 from tests.integration.store_place import LEASE, Place, header, worker
 from tests.unit.core.world import one_step
 
@@ -107,6 +107,21 @@ async def test_a_batch_whose_answer_was_lost_is_not_stored_twice(place: Place) -
     await place.store.commit(epoch, [do.Count("n")])
     assert await place.hash(place.keys.stats) == {"n": "4"}
     assert await place.redis.xlen(place.keys.feed) == 2
+
+
+async def test_a_redis_that_was_set_back_is_not_written_on(place: Place) -> None:
+    epoch, _ = await place.store.lease("leader", LEASE)
+    await place.store.commit(epoch, [do.Count("n")], batch="1")
+    await place.store.commit(epoch, [do.Count("n")], batch="2")
+    await place.redis.hset(place.keys.leader, "batch", "1")
+    await place.redis.hset(place.keys.stats, "n", "1")
+    before = await place.all()
+    with pytest.raises(SetBack, match="commit 2 was confirmed and is not there any more"):
+        await place.store.commit(epoch, [do.Count("n")])
+    assert await place.all() == before
+    await place.store.load()  # it knows now what is there
+    await place.store.commit(epoch, [do.Count("n")])
+    assert await place.hash(place.keys.stats) == {"n": "2"}
 
 
 async def test_effects_that_only_send_need_no_commit(place: Place) -> None:
@@ -229,18 +244,26 @@ async def test_what_changes_while_a_worker_works(place: Place) -> None:
 async def test_a_workflow(place: Place) -> None:
     first = one_step()
     second = WorkflowDefinition("w", [StepDefinition("s"), StepDefinition("t", ["s"])], "v2")
-    await place.commit(do.StoreWorkflow(first))
-    await place.commit(do.StoreWorkflow(second))
+    came = digest(second), digest(first)  # the first was started again since
+    await place.commit(do.StoreWorkflow(first, came[1:]))
+    await place.commit(do.StoreWorkflow(second, came))
     fields = await place.hash(place.keys.workflow("w"))
     assert fields["version"] == "v2"
     assert [step["name"] for step in json.loads(fields["definition"])["steps"]] == ["s", "t"]
     assert fields.keys() == {
         "version",
         "definition",
+        "came",
         f"definition:{digest(first)}",
         f"definition:{digest(second)}",
     }
     assert await place.members(place.keys.workflows) == {"w"}
+    snapshot = await place.store.load()
+    assert snapshot.workflows == [second]
+    assert snapshot.definitions == {digest(first): first, digest(second): second}
+    assert snapshot.came == {"w": list(came)}
+    await place.redis.hdel(place.keys.workflow("w"), "came")
+    assert (await place.store.load()).came == {"w": [digest(first), digest(second)]}
 
 
 async def test_limits_queued_runs_and_schedules(place: Place) -> None:
@@ -248,7 +271,7 @@ async def test_limits_queued_runs_and_schedules(place: Place) -> None:
     once = Schedule("once", "w", 5_000, input={"n": 1}, priority=2)
     cron = Schedule("cron", "w", 4_000, last_at=3_000, cron=Cron("* * * * *", "Europe/Berlin"))
     queued = header(queued="concurrency: at most 1 run of w at once")
-    await place.commit(do.StoreWorkflow(one_step()))
+    await place.commit(do.StoreWorkflow(one_step(), (digest(one_step()),)))
     await place.commit(
         do.StoreRate(use), do.StoreSchedule(once), do.StoreSchedule(cron), do.StoreRun("r", queued)
     )

@@ -14,6 +14,7 @@ from ganger_broker.labels import MAX_CONDITIONS
 from ganger_broker.messages import FailureReason, Outcome, RunError, RunResult, RunStatus
 from ganger_dispatcher.core import effects as do
 from ganger_dispatcher.core.effects import Effect
+from ganger_dispatcher.core.facts import CancelRequested
 from ganger_dispatcher.core.records import (
     KeptLine,
     ReplyAddress,
@@ -323,3 +324,56 @@ async def test_what_is_not_there_cannot_be_explained(place: Place, name: str, te
     await pending_on_gpu(place)
     with pytest.raises(InvalidInput, match=text):
         await explain_step(place.store, name)
+
+
+async def test_a_run_that_was_cancelled_before_it_began_has_no_steps(place: Place) -> None:
+    world = World()
+    held = world.trigger("h", workflow="nosuch")
+    await place.commit(*held, *world.tell(CancelRequested("h", "no use any more")))
+    with pytest.raises(InvalidInput, match="run 'h' has no steps: it was cancelled before it"):
+        await explain_step(place.store, "h")
+
+
+async def test_a_trigger_that_is_held_says_for_what_and_until_when(place: Place) -> None:
+    world = World()
+    await place.commit(*world.trigger("h", workflow="nosuch", desired_worker_labels={"gpu": 1}))
+    for name, step_run in (("h/s", "h/s"), ("h", "h"), ("h/s/1", "h/s")):
+        explanation = await explain_step(place.store, name)
+        assert (explanation.step_run, explanation.status) == (step_run, "held")
+        assert explanation.waits_for is not None
+        assert "the workflow 'nosuch'; none has registered it" in explanation.waits_for
+        assert explanation.held_until == world.now + world.policy.hold
+        assert (explanation.verdict, explanation.desired_worker_labels) == (None, {"gpu": 1})
+    assert [held.run_id for held in await place.store.held()] == ["h"]
+    await place.commit(*world.join("a", workflows=[one_step("nosuch")]))
+    assert (await explain_step(place.store, "h/s")).status == "pending"
+    assert await place.store.held() == []
+
+
+async def test_held_triggers_come_in_the_order_in_which_they_are_given_up(place: Place) -> None:
+    world = World()
+    for run_id in ("z", "a", "m"):
+        await place.commit(*world.trigger(run_id, workflow="nosuch"))
+        world.now += 1
+    assert [held.run_id for held in await place.store.held()] == ["z", "a", "m"]
+
+
+async def test_a_step_that_waits_for_a_run_or_for_its_slot_again_says_so(place: Place) -> None:
+    world = World()
+
+    async def waits_for(run_id: str) -> str | None:
+        return (await explain_step(place.store, f"{run_id}/s")).waits_for
+
+    await place.commit(*world.join("a"), *world.trigger("r"), *world.start("r/s/1"))
+    assert await waits_for("r") is None
+    await place.commit(*world.waits("r/s/1", 1))
+    assert await waits_for("r") == "the end of another run, and its slot is for others meanwhile"
+    await place.commit(*world.trigger("other"), *world.start("other/s/1"))
+    await place.commit(*world.waits("r/s/1", 2))
+    assert await waits_for("r") == (
+        "a slot of a again, since the run that it waited for has ended: "
+        "2 steps there need one of 1 slot"
+    )
+    assert await waits_for("other") is None
+    await place.commit(*world.finish("other/s/1"))
+    assert await waits_for("r") is None  # it has its slot: nobody else needs one

@@ -10,15 +10,9 @@ from ganger.runtime import WorkerRuntime
 from ganger.workflow import bind, declaration_of
 from ganger_broker.codec import decode_events, encode
 from ganger_broker.memory import MemoryBroker, MemorySubscription, MemoryTransport
-from ganger_broker.messages import (
-    Assignment,
-    Event,
-    StepFinished,
-    StepStarted,
-    WorkerLeft,
-    WorkerRegistered,
-)
+from ganger_broker.messages import Event, StepFinished, StepStarted, WorkerLeft, WorkerRegistered
 from ganger_broker.settings import Settings
+from ganger_broker.to_worker import Assignment
 from ganger_broker.transport import Delivery, Outgoing, Published, Subscription
 
 __all__ = ["PATIENCE", "FakeDispatcher", "FlakyTransport", "Working", "ended", "working"]

@@ -76,6 +76,14 @@ def test_help_groups_the_verbs_and_tells_defaults(
             assert f"{environment_name(setting)}; default: {defaults[setting].default}]" in out
 
 
+@pytest.mark.parametrize("verb", ["trigger", "cancel", "unschedule"])
+def test_help_tells_how_long_a_verb_tries(
+    run: Run, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "default: 30s." in run(verb, "--help")[1].lower()
+
+
 def test_the_file_that_help_shows_can_be_matched(run: Run, tmp_path: Path) -> None:
     _, _, text = (matching.match.__doc__ or "").partition("FILE holds, say, ")
     file = tmp_path / "fleet.json"
@@ -113,7 +121,15 @@ def test_wrong_use_ends_with_2(run: Run) -> None:
         ),
         (["cancel", "r", "--broker-url", "memory://"], "--broker-url: memory:// lives in"),
         (["trigger", "c", "--wait", "--timeout", "x"], "--timeout: 'x' must be"),
-        (["trigger", "c", "--timeout", "3s"], "--timeout: is for --wait or --follow, and"),
+        (["trigger", "c", "--timeout", "x"], "--timeout: 'x' must be"),
+        (["cancel", "r", "--timeout", "x"], "--timeout: 'x' must be"),
+        (["unschedule", "s", "--timeout", "x"], "--timeout: 'x' must be"),
+        (["trigger", "c", "--at", "tomorrow"], "--at: 'tomorrow' is no time; write it with its"),
+        (
+            ["trigger", "c", "--at", "2027-01-01T09:00"],
+            "--at: '2027-01-01T09:00' has no time zone; write it with its offset, such as "
+            "2027-01-01T09:00+01:00, or Z for UTC",
+        ),
     ],
 )
 def test_a_bad_value_is_one_clear_line_and_2(run: Run, words: list[str], said: str) -> None:
@@ -277,7 +293,15 @@ def test_verbs_that_are_not_installed_say_what_to_install(
 
 
 @pytest.fixture
-def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ganger]:
+def quiet() -> Iterator[None]:
+    """What is logged is not among what is printed."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def serving(monkeypatch: pytest.MonkeyPatch, quiet: None) -> Iterator[Ganger]:
     """An app with a worker, which the verbs reach as they reach a broker."""
     app = Ganger(broker_url=f"memory://{uuid4().hex}")
 
@@ -295,11 +319,9 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ganger]:
     worker = app.worker("w", labels={"zone": "a"})
     worker.register_workflow(Echo())
     monkeypatch.setattr(ask, "_app", lambda *_: app)
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))
     with worker:
         yield app
     app.close()
-    structlog.reset_defaults()
 
 
 def test_trigger_prints_the_run_or_its_output(run: Run, serving: Ganger) -> None:
@@ -374,3 +396,23 @@ def test_a_cancellation_says_what_was_asked_as_json_too(run: Run, serving: Gange
         0,
         {"run_id": "never-was", "reason": "cancelled on request", "requested": True},
     )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["trigger", "echo"],
+        ["trigger", "echo", "--at", "2027-01-01T09:00+01:00"],
+        ["cancel", "r"],
+        ["unschedule", "s"],
+    ],
+)
+def test_no_verb_tries_for_ever_where_the_broker_is_away(
+    run: Run, monkeypatch: pytest.MonkeyPatch, quiet: None, words: list[str]
+) -> None:
+    app = Ganger(broker_url="amqp://127.0.0.1:1/")
+    monkeypatch.setattr(ask, "_app", lambda *_: app)
+    monkeypatch.setattr(ask, "PATIENCE", "200ms")
+    status, out, err = run(*words)
+    assert (status, out) == (1, "")
+    assert "within 200ms; is the broker up" in err

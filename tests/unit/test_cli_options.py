@@ -21,8 +21,7 @@ from ganger.cli.options import read_labels, read_object
         ('model=""', ""),
         ("model=true", "true"),
         ("model=null", "null"),
-        ("model=NaN", "NaN"),
-        ("model=-Infinity", "-Infinity"),
+        ('model="NaN"', "NaN"),
         ("model=1e999x", "1e999x"),
         ('model="1e999"', "1e999"),
         ("model=[1]", "[1]"),
@@ -42,8 +41,11 @@ def test_a_label_is_a_number_a_json_string_or_a_string(text: str, value: Any) ->
         (["=1"], "--label: the key '' must have 1 to 128 characters"),
         (["a=1", "a=2"], "--label: 'a' is given twice"),
         ([f"a={2**60}"], "--label a: the whole number"),
-        (["a=1e999"], "--label a: 1e999 is too large for a number; in quotes it is a string"),
-        (["a=-1e999"], "--label a: -1e999 is too large for a number"),
+        (["a=1e999"], "--label a: 1e999 is no number that a label can be; in quotes it is a str"),
+        (["a=-1e999"], "--label a: -1e999 is no number that a label can be"),
+        (["a=NaN"], "--label a: NaN is no number that a label can be"),
+        (["a=-inf"], "--label a: -inf is no number that a label can be"),
+        (["a=Infinity"], "--label a: Infinity is no number that a label can be"),
     ],
 )
 def test_a_bad_label_is_named(texts: list[str], said: str) -> None:
@@ -57,3 +59,22 @@ def test_what_is_no_json_object_is_named_with_its_option(text: str) -> None:
     with pytest.raises(InvalidInput, match="--input: "):
         read_object("--input", text)
     assert read_object("--input", '{"a": 1}') == {"a": 1}
+
+
+def test_half_a_surrogate_pair_is_named() -> None:
+    with pytest.raises(InvalidInput, match=r"is not JSON: \\ud800 \(byte 6\) is half of a"):
+        read_object("--input", '{"a":"\\ud800"}')
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"n": 0, "n": 0}', "--input: n: given twice in one object"),
+        ('{"a": [1, {"b": 1, "b": 2}]}', "--input: a[1].b: given twice in one object"),
+        ('{"a":' * 100_000, "--input: is nested too deeply"),
+    ],
+)
+def test_an_object_that_can_be_read_in_two_ways_or_in_none_is_named(text: str, said: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_object("--input", text)
+    assert str(caught.value) == said

@@ -45,15 +45,36 @@ async def dev(folder: Path, *words: str) -> tuple[int, str, str]:
 def logged(err: str) -> list[str]:
     """The events of a worker's log, in order."""
     lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
-    return [line["event"] for line in lines if "worker" in line]
+    return [line["event"] for line in lines if "worker" in line and "dispatcher" not in line]
 
 
-async def test_the_timeout_of_a_trigger_holds_while_the_broker_is_away(folder: Path) -> None:
-    words = ("trigger", "caption", "--broker-url", "amqp://127.0.0.1:1/", "--wait")
-    status, out, err = await ganger(folder, *words, "--timeout", "300ms")
+AWAY = "amqp://127.0.0.1:1/"
+"""A broker that nobody can reach."""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trigger", "caption"], "the broker did not take the trigger of caption"),
+        (["trigger", "caption", "--wait"], "the broker did not take the trigger of caption"),
+        (
+            ["trigger", "caption", "--at", "2027-01-01T09:00Z"],
+            "no answer to the schedule of caption",
+        ),
+        (["cancel", "r1"], "the broker did not take the request to cancel run r1"),
+        (["unschedule", "s1"], "no answer to the request to delete schedule s1"),
+    ],
+)
+async def test_a_timeout_holds_while_the_broker_is_away(
+    folder: Path, words: list[str], said: str
+) -> None:
+    status, out, err = await ganger(folder, *words, "--broker-url", AWAY, "--timeout", "300ms")
     assert (status, out) == (1, "")
     *log, last = err.splitlines()
-    assert last.startswith("ganger: the broker did not take the trigger of caption within 300ms")
+    assert last == (
+        f"ganger: {said} within 300ms; is the broker up, and is --broker-url (GANGER_BROKER_URL) "
+        "right?"
+    )
     assert {json.loads(line)["event"] for line in log} <= {"connecting failed, trying again"}
 
 
@@ -70,27 +91,35 @@ async def test_a_second_signal_forces(folder: Path) -> None:
     status, out, err = await dev(folder, f"{folder.stem}:named", *words)
     assert (status, out) == (0, "")
     assert logged(err)[1:] == ["draining", "leaving steps to other workers", "left"]
-    assert "ganger: the client was closed" in err  # its trigger's result cannot come
+    assert "ganger: stopped before leave had ended" in err
 
 
 class Dev:
-    """``ganger dev`` in a process of its own, and what it logs."""
+    """``ganger dev`` in a process of its own, and what it has said so far."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
+        self.said: list[str] = []
 
     async def says(self, text: str) -> str:
         """The next line with ``text`` in it; waits for it."""
         assert self.process.stderr is not None
         while text not in (line := (await self.process.stderr.readline()).decode()):
             assert line, f"it ended without {text!r}"
+            self.said.append(line.rstrip())
+        self.said.append(line.rstrip())
         return line
 
     async def ends(self) -> int | None:
         """Its exit status, when told to end."""
         self.process.send_signal(signal.SIGTERM)
-        await self.process.communicate()
+        _, rest = await self.process.communicate()
+        self.said += rest.decode().splitlines()
         return self.process.returncode
+
+    def for_people(self) -> list[str]:
+        """What it has said beside its log."""
+        return [line for line in self.said if not line.startswith("{")]
 
 
 @asynccontextmanager
@@ -153,6 +182,26 @@ async def test_dev_says_why_a_step_waits(folder: Path) -> None:
         )
         assert line["step_run"].endswith("/caption")
         await dev.ends()
+
+
+async def test_dev_ends_without_noise_while_a_step_waits(folder: Path) -> None:
+    await asyncio.to_thread(folder.write_text, CHOOSY)
+    async with developing(folder, "--trigger", "caption") as dev:
+        await dev.says("step waits")
+        assert await dev.ends() == 0
+    assert dev.for_people() == ["ganger: stopped before caption had ended"]
+
+
+async def test_dev_ends_without_noise_where_what_it_ran_has_ended(folder: Path) -> None:
+    held = folder.with_name("held")
+    os.mkfifo(held)  # its other end is let go when the process with the app has ended
+    module = f"{CHOOSY}\nimport os\nos.open({str(held)!r}, os.O_WRONLY)\n"
+    await asyncio.to_thread(folder.write_text, module)
+    async with developing(folder, "--trigger", "nope") as dev:
+        await asyncio.to_thread(held.read_bytes)
+        assert await dev.ends() == 0
+    [said] = dev.for_people()
+    assert "has no workflow 'nope'" in said
 
 
 BUSY = """

@@ -9,11 +9,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from ganger_broker.messages import FailureReason, RunError, RunStatus
+from ganger_broker.messages import FailureReason, RunError, RunStatus, Trigger
 from ganger_dispatcher.cli import commands, matching, showing
-from ganger_dispatcher.core.records import RunHeader, StepRun, Worker
+from ganger_dispatcher.core.records import Held, RunHeader, StepRun, Worker
 from ganger_dispatcher.core.states import StepStatus
-from ganger_dispatcher.inspection import StepExplanation
+from ganger_dispatcher.inspection import HELD, StepExplanation
 
 WIDE = {"COLUMNS": "140"}
 
@@ -106,10 +106,10 @@ def test_a_run_s_id_can_be_copied_whole_from_a_narrow_terminal(
     app: typer.Typer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = "0123456789abcdef" * 2
-    monkeypatch.setattr(showing, "ask", lambda *_: [a_run(run_id)])
+    monkeypatch.setattr(showing, "ask", lambda *_: ([a_run(run_id)], []))
     assert run_id in shown(app, "runs", COLUMNS="80")
     long = "x" * 128
-    monkeypatch.setattr(showing, "ask", lambda *_: [a_run(long)])
+    monkeypatch.setattr(showing, "ask", lambda *_: ([a_run(long)], []))
     assert shown(app, "runs", COLUMNS="80").count("x") == 128  # in pieces, but all of it
 
 
@@ -126,10 +126,80 @@ def test_a_run_says_why_it_failed(
     app: typer.Typer, monkeypatch: pytest.MonkeyPatch, error: RunError, said: str
 ) -> None:
     failed = a_run("r", status=RunStatus.FAILED, error=error, finished_at=61_000)
-    monkeypatch.setattr(showing, "ask", lambda *_: [failed])
+    monkeypatch.setattr(showing, "ask", lambda *_: ([failed], []))
     text = shown(app, "runs")
     assert said in text
     assert "took 0:01:01" in text
+
+
+def held(number: int) -> Held:
+    trigger = Trigger(f"w{number}", {"n": number}, run_id=f"h{number}", priority=2)
+    return Held(f"h{number}", trigger, 1_700_000_000_000)
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (1, "1 trigger is held, as no worker has registered w0; ganger runs --held shows more"),
+        (5, "5 triggers are held, as no worker has registered w0, w1, w2 and 2 more; ganger runs"),
+    ],
+)
+def test_runs_say_that_triggers_are_held(
+    app: typer.Typer, monkeypatch: pytest.MonkeyPatch, count: int, said: str
+) -> None:
+    waiting = [held(number) for number in range(count)]
+    monkeypatch.setattr(showing, "ask", lambda *_: ([], waiting))
+    text = shown(app, "runs")
+    assert text.startswith(f"there are no runs\n{said}")
+    monkeypatch.setattr(showing, "ask", lambda *_: ([a_run("r1")], waiting))
+    assert said in shown(app, "runs")
+    [run] = json.loads(shown(app, "runs", "--json"))  # runs, and nothing that is none
+    assert run["run_id"] == "r1"
+
+
+def test_held_triggers_are_shown_with_their_workflow_and_end(
+    app: typer.Typer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(showing, "ask", lambda *_: [held(0), held(1), held(2)])
+    text = shown(app, "runs", "--held", "--limit", "2")
+    assert re.search(r"│ h0 +│ w0 +│ 2023-11-1\d \d\d:\d\d:20 │", text)
+    assert "h2" not in text
+    assert "and 1 more; --limit shows more" in text
+    assert json.loads(shown(app, "runs", "--held", "--json"))[1] == {
+        "run_id": "h1",
+        "workflow": "w1",
+        "held_until": 1_700_000_000_000,
+        "input": {"n": 1},
+        "metadata": {},
+        "priority": 2,
+        "desired_worker_labels": {},
+        "parent": None,
+    }
+    monkeypatch.setattr(showing, "ask", lambda *_: [])
+    assert shown(app, "runs", "--held") == "no trigger is held\n"
+
+
+def test_a_held_trigger_is_explained(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = StepExplanation(
+        *("h/s", HELD, None, {}, None, None, []),
+        waits_for="a worker with the workflow 'w'; none has registered it",
+        held_until=1_700_000_000_000,
+    )
+    monkeypatch.setattr(matching, "ask", lambda *_: waits)
+    first, second, third = shown(app, "explain", "h/s").splitlines()
+    assert first == "h/s: held"
+    assert second == "it waits for a worker with the workflow 'w'; none has registered it"
+    assert re.fullmatch(
+        r"it is held until \d\d:\d\d:20 \(GANGER_HOLD\), and dead-lettered then", third
+    )
+
+
+def test_a_step_that_runs_says_what_it_waits_for(
+    app: typer.Typer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = StepExplanation("r/s", "running", None, {}, "a", None, [], waits_for="a slot again")
+    monkeypatch.setattr(matching, "ask", lambda *_: waits)
+    assert shown(app, "explain", "r/s") == "r/s: running on a\nit waits for a slot again\n"
 
 
 def a_worker(name: str, **fields: Any) -> Worker:

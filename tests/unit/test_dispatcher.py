@@ -7,11 +7,13 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import structlog
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from ganger_broker.codec import encode
 from ganger_broker.errors import StoreRefused
-from ganger_broker.messages import Outcome, StepFinished
+from ganger_broker.messages import Outcome, PushEvent, StepFinished, WorkerRegistered
 from ganger_broker.schedules import ScheduleRuns
 from ganger_broker.settings import Settings
 from ganger_broker.topology import Queue
@@ -19,10 +21,18 @@ from ganger_broker.transport import Outgoing
 from ganger_broker.transports import open_transport
 from ganger_dispatcher import service
 from ganger_dispatcher.core import Core, core
-from ganger_dispatcher.core.effects import StoreRun
+from ganger_dispatcher.core.effects import Count, Note, StoreRun
+from ganger_dispatcher.operator_log import log_for_operators
 from ganger_dispatcher.service import Dispatcher
+from ganger_dispatcher.stopping import done_unless
 from ganger_dispatcher.store import RedisStore, open_redis
-from tests.outside import Outside
+from tests.outside import ADD, Outside
+
+
+@pytest.fixture(autouse=True)
+def all_is_logged() -> None:
+    """Whatever commands were run by tests before these."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -49,6 +59,101 @@ async def test_a_trigger_becomes_a_step_and_a_result(outside: Outside) -> None:
     assert (result.run_id, result.status, result.output) == ("r1", "succeeded", {"add": {"sum": 3}})
 
 
+@pytest.mark.parametrize("batches", [0, 3])
+async def test_an_event_waits_for_a_worker_that_came_before_it_while_nobody_led(
+    outside: Outside, batches: int
+) -> None:
+    await outside.dispatchers.pop().stop()
+    for _ in range(batches * outside.settings.batch):
+        await outside.publish(
+            Outgoing(outside.topology.exchange, outside.topology.event_key("x"), encode([]))
+        )
+    await outside.declare("w")
+    flows = [replace(ADD, on_events=["k"])]
+    await outside.say(WorkerRegistered("w", "1", name="w", slots=2, workflows=flows))
+    event = encode(PushEvent(event_id="e"))
+    exchange, key = outside.topology.exchange, outside.topology.push_key("k")
+    await outside.publish(Outgoing(exchange, key, event))
+    await outside.dispatch()
+    assignment = await outside.work("w")
+    assert assignment.metadata == {"event": "k"}
+    again = Outgoing(exchange, key, event, reply_to=outside.topology.reply_queue("program"))
+    await outside.publish(again)
+    assert (await outside.results.get()).run_id == assignment.run_id
+    await outside.publish(again)  # it has ended, and is known to the store alone
+    assert (await outside.results.get()).run_id == assignment.run_id
+    assert outside.assigned.empty()
+
+
+async def test_a_redis_that_was_set_back_is_begun_from_anew(outside: Outside) -> None:
+    await outside.join("w")
+    await outside.trigger("kept")
+    await outside.work("w")
+    await outside.results.get()
+    redis, keys = open_redis(outside.settings.redis_url), outside.settings.keys()
+    set_back = {key: await redis.dump(key) async for key in redis.scan_iter(f"{keys.prefix}:*")}
+    await outside.trigger("forgotten")
+    await outside.work("w")
+    await outside.results.get()
+    with capture_logs() as logs:
+        await redis.flushdb()
+        for key, value in set_back.items():
+            await redis.restore(key, 0, value)
+        await outside.trigger("next")
+        assert (await outside.work("w")).attempt == "next/add/1"
+        assert (await outside.results.get()).status == "succeeded"
+    assert "redis_was_set_back" in {line["event"] for line in logs}
+    assert await redis.hget(keys.run("next"), "workflow") == b"add"
+    assert await redis.exists(keys.run("forgotten")) == 0
+    await outside.trigger("forgotten")  # as nothing is known of it, it runs again
+    assert (await outside.work("w")).attempt == "forgotten/add/1"
+
+
+async def test_a_redis_that_was_set_back_while_it_ends_is_no_failure(outside: Outside) -> None:
+    await outside.join("w")
+    await outside.trigger("r1")
+    await outside.work("w")
+    await outside.results.get()
+    redis, keys = open_redis(outside.settings.redis_url), outside.settings.keys()
+    await redis.hset(keys.leader, "batch", "another")  # what was sent is still to be noted
+    dispatcher = outside.dispatchers.pop()
+    await dispatcher.stop()
+    await outside.dispatch()
+    await outside.trigger("r2")
+    assert (await outside.work("w")).attempt == "r2/add/1"
+
+
+def test_the_log_tells_of_workers_and_dead_letters() -> None:
+    kinds = ["worker_joined", "placed", "worker_lost", "dead", "worker_twice"]
+    with capture_logs() as logs:
+        notes = [Note(kind, {"n": kind}) for kind in kinds]
+        log_for_operators(structlog.get_logger(), [Count("n"), *notes])
+        log_for_operators(structlog.get_logger(), [notes[0]], embedded=True)
+    assert [(line["event"], line["n"], line["log_level"]) for line in logs] == [
+        ("worker_joined", "worker_joined", "info"),
+        ("worker_lost", "worker_lost", "warning"),
+        ("dead_lettered", "dead", "warning"),
+        ("worker_twice", "worker_twice", "warning"),
+    ]
+
+
+async def test_a_lost_worker_is_in_the_log(outside: Outside) -> None:
+    with capture_logs() as logs:
+        await outside.join("w")
+        await outside.queue_deleted.wait()  # it never beats
+    assert [line["worker"] for line in logs if line["event"] == "worker_lost"] == ["w"]
+
+
+async def test_a_run_that_is_broken_in_redis_ends_no_leadership(outside: Outside) -> None:
+    redis, keys = open_redis(outside.settings.redis_url), outside.settings.keys()
+    await redis.hset(keys.run("r1"), "status", "succeeded")
+    await outside.join("w")
+    await outside.trigger("r1")
+    assert (await outside.work("w")).attempt == "r1/add/1"
+    assert (await outside.results.get()).status == "succeeded"
+    assert len(outside.dispatchers) == 1
+
+
 async def test_a_trigger_that_comes_again_after_the_end_gets_the_same_result(
     outside: Outside,
 ) -> None:
@@ -67,7 +172,7 @@ async def test_a_new_trigger_is_not_looked_up(
     async def ended(*_: object) -> None:
         raise AssertionError("asked")
 
-    monkeypatch.setattr(RedisStore, "ended", ended)
+    monkeypatch.setattr(outside.dispatcher._store, "ended", ended)
     await outside.join("w")
     await outside.trigger("r1", new=True)
     await outside.trigger("r1", new=True)  # a copy: the run is known
@@ -149,15 +254,16 @@ async def test_what_redis_refuses_again_and_again_is_kept_and_not_given_back(
     outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given back each time, it would be over its queue's delivery limit after 20 of them."""
-    commit, refusals = RedisStore.commit, iter(range(25))
+    store, refusals = outside.dispatcher._store, iter(range(25))
+    commit = store.commit
 
-    async def refuse(self: RedisStore, epoch: int, effects: Any, *rest: Any, **named: Any) -> None:
+    async def refuse(epoch: int, effects: Any, *rest: Any, **named: Any) -> None:
         effects = list(effects)
         if any(isinstance(effect, StoreRun) for effect in effects) and next(refusals, None):
             raise StoreRefused("OOM command not allowed")
-        await commit(self, epoch, effects, *rest, **named)
+        await commit(epoch, effects, *rest, **named)
 
-    monkeypatch.setattr(RedisStore, "commit", refuse)
+    monkeypatch.setattr(store, "commit", refuse)
     monkeypatch.setattr(service, "_PAUSE", 0.0)
     await outside.join("w")
     next(refusals)  # 0 would count as none left
@@ -174,7 +280,7 @@ async def test_terms_that_end_one_after_the_other_rest_longer_each_time(
     rests: list[float] = []
     enough = asyncio.Event()
 
-    async def rest(_: Dispatcher, seconds: float) -> None:
+    async def rest(seconds: float) -> None:
         rests.append(seconds)
         if len(rests) == 8:
             enough.set()
@@ -183,11 +289,36 @@ async def test_terms_that_end_one_after_the_other_rest_longer_each_time(
     async def refuse(*_: Any, **__: Any) -> None:
         raise StoreRefused("OOM command not allowed")
 
-    monkeypatch.setattr(Dispatcher, "_rest", rest)
-    monkeypatch.setattr(RedisStore, "commit", refuse)
+    monkeypatch.setattr(outside.dispatcher, "_rest", rest)
+    monkeypatch.setattr(service, "_STEADY", float("inf"))  # however slow this machine is
+    monkeypatch.setattr(outside.dispatcher._store, "commit", refuse)
     await outside.trigger("r1")
     await enough.wait()
     assert rests[:8] == [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0, 15.0]
+
+
+async def test_work_that_a_cancellation_was_lost_in_is_cancelled_again() -> None:
+    cancelled: list[str] = []
+    begun = asyncio.Event()
+
+    async def connecting() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append("lost")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.append("again")
+
+    stop = asyncio.Event()
+    working = asyncio.create_task(done_unless(stop, connecting()))
+    await begun.wait()
+    stop.set()
+    async with asyncio.timeout(20):
+        assert await working is False
+    assert cancelled == ["lost", "again"]
 
 
 async def test_it_can_be_stopped_while_it_connects() -> None:

@@ -9,7 +9,9 @@ from ganger.compute.advice import AdviceCode
 from ganger.compute.planning import replicas_to_fill
 from ganger_broker.keys import Keys
 from ganger_broker.labels import WorkerLabelComparator
+from ganger_broker.messages import FailureReason
 from ganger_broker.pool_labels import CPU_KIND, CPUS, MEMORY_MB, POOL, REGION
+from ganger_broker.settings import Settings, environment_name
 from ganger_broker.topology import DELIVERY_LIMIT, Queue, Topology
 from ganger_dispatcher.core.states import TRANSITIONS
 from ganger_dispatcher.explanation import Code
@@ -35,6 +37,13 @@ def test_the_truth_table_names_every_comparator_and_code() -> None:
     text = (DOCS / "matching.md").read_text()
     for word in [*WorkerLabelComparator, *Code]:
         assert f"`{word}`" in text
+
+
+def test_the_triggers_page_names_every_reason_of_an_answer() -> None:
+    text = (DOCS / "triggers.md").read_text()
+    assert set(re.findall(r"^\| `([A-Z_]+)` \| `(?:failed|cancelled)` \|", text, re.M)) == set(
+        FailureReason
+    )
 
 
 def test_the_queues_in_the_architecture_are_those_declared() -> None:
@@ -67,6 +76,12 @@ def test_operations_names_every_check() -> None:
     assert len(checks) > 10
     for check in checks:
         assert f"| `{check}` |" in text
+
+
+def test_operations_names_every_setting() -> None:
+    text = (DOCS / "operations.md").read_text()
+    for setting in Settings.model_fields:
+        assert f"`{environment_name(setting)}`" in text
 
 
 def test_the_compute_page_has_every_region_warning_and_label() -> None:

@@ -205,6 +205,16 @@ def test_a_bad_setting_is_a_finding(app: typer.Typer, monkeypatch: pytest.Monkey
     assert text.startswith("✗ settings      GANGER_LEASE: 'soon' must be")
 
 
+def test_a_misspelt_variable_is_a_warning(
+    app: typer.Typer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GANGER_BROKER", "amqp://elsewhere")
+    nowhere = ("--broker-url", "amqp://127.0.0.1:1/", "--redis-url", "redis://127.0.0.1:1")
+    _, text = ganger(app, *nowhere)
+    assert text.startswith("! settings")
+    assert "no setting: GANGER_BROKER: did you mean GANGER_BROKER_URL?" in text
+
+
 def test_a_broker_in_memory_has_nothing_to_check(app: typer.Typer) -> None:
     status, text = ganger(app, "--broker-url", "memory://")
     assert status == 0

@@ -128,9 +128,24 @@ def test_a_wrong_worker_is_refused_with_the_place(worker: dict[str, Any], text: 
         ('{"id": "a", "slots": 1e999}', "{}", "workers[0].slots: Expected `int`, got `float`"),
         ('{"id": "a", "labels": {"memory": NaN}}', "{}", "is not JSON: "),
         ('{"id": "a", "slots": 1e999}', "}", "is not JSON: "),
+        (r'{"id": "\ud800\u0041"}', "{}", r"is not JSON: \ud800 (byte 21) is half of a surrogate"),
+        ('{"id": "a"}', '{"m": 1, "m": 2}', "desired_worker_labels.m: given twice in one object"),
+        ('{"id": "a", "id": "b"}', "{}", "workers[0].id: given twice in one object"),
+        (
+            '{"id": "a", "labels": {"m": 1}}, {"id": "b", "labels": {"k": 1, "m": 1, "m": 2}}',
+            "{}",
+            "workers[1].labels.m: given twice in one object",
+        ),
+        (
+            '{"id": "a"}',
+            '{"m": [{"value": 1}, {"value": 2, "value": 3}]}',
+            "desired_worker_labels.m[1].value: given twice in one object",
+        ),
     ],
 )
-def test_a_number_too_large_is_refused_with_its_place(worker: str, desired: str, text: str) -> None:
+def test_what_json_leaves_open_is_refused_with_its_place(
+    worker: str, desired: str, text: str
+) -> None:
     file = f'{{"workers": [{worker}], "desired_worker_labels": {desired}}}'
     with pytest.raises(InvalidInput, match="^" + re.escape(text)):
         dry_run(file.encode())

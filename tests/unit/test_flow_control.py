@@ -57,7 +57,7 @@ def test_a_rate_limit_is_declared_once(app: Ganger) -> None:
 
 @pytest.mark.parametrize("units", ["api", {"api": 0}, {"api": 1.5}, {1: 1}])
 def test_bad_units_are_refused(app: Ganger, units: Any) -> None:
-    with pytest.raises(InvalidWorkflow, match="step 'call': rate_limits"):
+    with pytest.raises(InvalidWorkflow, match="task 'call': rate_limits"):
 
         @app.task(rate_limits=units)
         async def call(input: Any, context: Context) -> None: ...
@@ -70,7 +70,12 @@ def test_bad_units_are_refused(app: Ganger, units: Any) -> None:
         (["customer"], r"concurrency: \['customer'\] must be a Concurrency"),
         (Concurrency("customer", 0), r"concurrency\[0\]\.limit: Expected `int` >= 1"),
         (Concurrency("a["), r"concurrency\[0\]\.key: 'a\[' is no JMESPath expression"),
+        (Concurrency("no(a)"), r"concurrency\[0\]\.key: 'no\(a\)': there is no function no"),
         ([Concurrency("a")] * 9, "concurrency: at most 8 limits, these are 9"),
+        (
+            [Concurrency("a"), Concurrency("b"), Concurrency("a", 2)],
+            r"concurrency\[2\]\.key: there is a limit of 'a' before; give one",
+        ),
         (Concurrency("a", strategy="x"), r"concurrency\[0\]\.strategy: 'x' must be one of queue, "),
     ],
 )

@@ -167,3 +167,74 @@ def test_a_plain_step_that_waits_is_let_go_when_it_is_cancelled(app: Ganger, fle
     [own] = fleet.runs("never")
     assert own.status == "running"  # a run of its own goes on
     own.cancel()
+
+
+def test_a_wrong_keyword_is_told_in_the_name_of_what_was_called(app: Ganger, fleet: Fleet) -> None:
+    @app.task()
+    def inner(input: Input, context: Context) -> int:
+        return 1
+
+    @app.task()
+    async def awaits(input: Input, context: Context) -> list[str]:
+        many, spawn = inner.aio_run_many, context.aio.spawn_workflow
+        spawn_many, apart = context.aio.spawn_workflows, inner.aio_run_no_wait
+        return [
+            await refused(lambda: inner.aio_run(keys="a")),
+            await refused(lambda: many([{}], keys="a")),
+            await refused(lambda: apart(key="a")),
+            await refused(lambda: inner.aio_run(run_id="r", key="a")),
+            await refused(lambda: spawn(inner, keys="a")),
+            await refused(lambda: spawn(inner, run_id="r")),
+            await refused(lambda: spawn_many(inner, [], keys="a")),
+        ]
+
+    @app.task()
+    def blocks(input: Input, context: Context) -> list[str]:
+        said = []
+        for call in (
+            lambda: inner.run(keys="a"),
+            lambda: inner.run_many([{}], keys="a"),
+            lambda: context.spawn_workflow(inner, keys="a"),
+            lambda: context.spawn_workflows(inner, [{}], keys="a"),
+            lambda: inner.run_no_wait(keys="a"),
+        ):
+            with pytest.raises(TypeError) as caught:
+                call()
+            said.append(str(caught.value))
+        return said
+
+    @app.task()
+    async def right(input: Input, context: Context) -> Any:
+        given = {"metadata": {"by": "me"}, "priority": 2, "desired_worker_labels": {}}
+        one = await inner.aio_run(key="a", sticky=True, run_id=None, stream=False, **given)
+        return [one, *await inner.aio_run_many([{}, {}], key="b", parent=None)]
+
+    fleet.worker("w", app)
+    child = "it takes key, sticky, metadata, priority, desired_worker_labels"
+    run_ = "it takes run_id, metadata, priority, desired_worker_labels, parent, sticky_to, stream"
+    either = f"{child}, run_id, parent, stream"
+    wrong = "() got an unexpected keyword argument"
+    assert fleet.run("awaits").output["awaits"] == [
+        f"inner.aio_run{wrong} 'keys'; {either}",
+        f"inner.aio_run_many{wrong} 'keys'; {either}",
+        f"inner.aio_run_no_wait{wrong} 'key', which is for a step's children; {run_}",
+        f"inner.aio_run{wrong} 'key', which is for a step's children; {run_}",
+        f"spawn_workflow{wrong} 'keys'; {child}",
+        f"spawn_workflow{wrong} 'run_id'; {child}",
+        f"spawn_workflows{wrong} 'keys'; {child}",
+    ]
+    assert fleet.run("blocks").output["blocks"] == [
+        f"inner.run{wrong} 'keys'; {either}",
+        f"inner.run_many{wrong} 'keys'; {either}",
+        f"spawn_workflow{wrong} 'keys'; {child}",
+        f"spawn_workflows{wrong} 'keys'; {child}",
+        f"inner.run_no_wait{wrong} 'keys'; {run_}",
+    ]
+    assert len(fleet.runs("inner")) == 0
+    assert fleet.run("right").output == {"right": [1, 1, 1]}
+
+
+async def refused(call: Callable[[], Any]) -> str:
+    with pytest.raises(TypeError) as caught:
+        await call()
+    return str(caught.value)

@@ -12,7 +12,8 @@ from ganger_broker.codec import JSON
 from ganger_broker.codec import encode as pack_events
 from ganger_broker.errors import InvalidInput
 from ganger_broker.event_keys import check_event_key
-from ganger_broker.messages import Heartbeat, Refused
+from ganger_broker.messages import Heartbeat
+from ganger_broker.to_worker import Refused
 from ganger_broker.topology import Topology
 from ganger_broker.transport import Delivery
 from ganger_dispatcher.core.core import Core

@@ -130,6 +130,15 @@ def test_warnings_go_the_same_way() -> None:
     assert "old-fashioned" in json.loads(stream.getvalue().splitlines()[-1])["event"]
 
 
+def test_a_variable_that_is_nearly_a_setting_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GANGER_REDIS_URLS", "redis://elsewhere")
+    monkeypatch.setenv("GANGER_STORE_SERVICE_HOST", "10.0.0.7")  # as Kubernetes does
+    stream = io.StringIO()
+    configure_logging(Settings.load(log_format="json"), stream)
+    line = json.loads(stream.getvalue())
+    assert (line["name"], line["did_you_mean"]) == ("GANGER_REDIS_URLS", "GANGER_REDIS_URL")
+
+
 def test_a_line_that_cannot_be_written_costs_nobody_anything() -> None:
     class Closed(io.StringIO):
         def write(self, _: str) -> int:

@@ -107,6 +107,23 @@ def test_a_run_that_stays_on_one_worker_cannot_be_in_two_pools() -> None:
     assert "walk" in made.workflows
 
 
+def test_a_run_on_one_worker_has_its_step_for_failures_in_the_same_pool() -> None:
+    made = app()
+
+    class Walk:
+        @made.step(compute=Compute(**SMALL, regions=["fra"]))
+        async def first(self, context: Context) -> None: ...
+
+        @made.on_failure_step()
+        async def oops(self, context: Context) -> None: ...
+
+    said = "sticky: with HARD .* in shared-2cpu-1024mb-fra and no pool"
+    with pytest.raises(InvalidWorkflow, match=said):
+        made.workflow(sticky=StickyStrategy.HARD)(Walk)
+    made.workflow(sticky=StickyStrategy.SOFT)(Walk)
+    assert "walk" in made.workflows
+
+
 # ── workers ───────────────────────────────────────────────────────────────────────────
 
 

@@ -23,6 +23,15 @@ LATER = timedelta(hours=1)
         ([7], r"on_crons\[0\]: 7 must be a cron expression or Cron"),
         (["* * *"], r"on_crons\[0\]\.expression: '\* \* \*' is no cron expression"),
         (["* * * * *", "0 0 31 2 *"], r"on_crons\[1\]\.expression: '0 0 31 2 \*'"),
+        (
+            ["*/61 * * * *"],
+            r"on_crons\[0\]\.expression: '\*/61 \* \* \* \*': the step 61 of the minutes",
+        ),
+        (["0 0-12/3,5/25 * * *"], ".*: the step 25 of the hours must be 1 to 24"),
+        (["0 0 */32 * *"], ".*: the step 32 of the days must be 1 to 31"),
+        (["0 0 1 */13 *"], ".*: the step 13 of the months must be 1 to 12"),
+        (["0 0 * * */8"], ".*: the step 8 of the days of the week must be 1 to 7"),
+        (["*/99 * * * * *"], ".*: the step 99 of the seconds must be 1 to 60"),
         ([Cron("* * * * *", "Berlin")], r"on_crons\[0\]\.timezone: 'Berlin' must be a name"),
         ([Cron("* * * * *", missed="all")], r"on_crons\[0\]\.missed: Invalid enum value 'all'"),
         ([Cron("* * * * *", priority=9)], r"on_crons\[0\]\.priority: Expected `int` <= 3"),
@@ -43,6 +52,14 @@ def test_a_bad_desired_label_of_a_cron_is_refused(app: Ganger) -> None:
 
         @app.task(on_crons=[cron])
         async def tick(input: Any, context: Context) -> None: ...
+
+
+@pytest.mark.parametrize("cron", ["*/60 * * * *", "*/60 */60 0-20/24 */31 */12 */7"])
+def test_the_largest_steps_are_taken(app: Ganger, cron: str) -> None:
+    @app.task(on_crons=[cron])
+    async def tick(input: Any, context: Context) -> None: ...
+
+    assert declaration_of(tick).definition.on_crons == [Cron(cron)]
 
 
 def test_crons_are_in_the_definition(app: Ganger) -> None:

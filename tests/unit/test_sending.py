@@ -8,7 +8,8 @@ import pytest
 import structlog
 
 from ganger_broker.errors import TransportError
-from ganger_broker.messages import Assignment, RegisterAgain, RunResult, RunStatus
+from ganger_broker.messages import RunResult, RunStatus
+from ganger_broker.to_worker import Assignment, RegisterAgain
 from ganger_broker.topology import Topology
 from ganger_broker.transport import Delivery, Outgoing, Published
 from ganger_dispatcher import sending

@@ -12,8 +12,10 @@ import pytest
 import typer
 import yaml
 
+from ganger import Ganger
 from ganger.cli import _commands
 from ganger.cli.loading import load
+from ganger.compute.deploying import deployment_of, name_from, plan_of
 from ganger_broker.settings import Settings, environment_name
 
 ROOT = Path(__file__).parents[2]
@@ -75,11 +77,23 @@ def test_a_pool_of_the_stack_is_one_of_its_app(name: str, monkeypatch: pytest.Mo
     assert service["mem_limit"] == f"{pool.compute.memory_mb}m"
 
 
-def test_every_pool_of_the_app_has_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stack_has_the_replicas_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT / "examples")
-    pools = load("compute:app").pools  # type: ignore[union-attr]
-    given = {flags_given(service["command"])["--pool"] for service in WORKERS.values()}
-    assert given == pools.keys()
+    app, name = load("compute:app"), name_from("compute:app")
+    assert isinstance(app, Ganger)
+    planned = plan_of(
+        deployment_of(app, "compute:app", name=name, on="compose", now=0, slots=4, folder="")
+    )
+    given = {}
+    for service in WORKERS.values():
+        flags = flags_given(service["command"])
+        given[flags["--pool"], flags["--region"]] = service["deploy"]["replicas"]
+    assert given == {
+        (pool.pool.name, region): count
+        for pool in planned.pools
+        for region, count in pool.per_region.items()
+        if count
+    }
 
 
 def test_what_a_dispatcher_measures_is_at_its_port() -> None:
@@ -106,7 +120,7 @@ def test_the_image_is_of_what_there_is() -> None:
 
 def test_the_image_runs_as_nobody_in_particular_and_says_how_it_is() -> None:
     last = DOCKERFILE.rpartition("\nFROM ")[2]
-    assert re.search(r"^USER ganger$", last, re.MULTILINE)
-    assert "useradd --uid 10001" in last
+    assert "useradd --uid 10001 --create-home ganger" in last
+    assert re.search(r"^USER 10001$", last, re.MULTILINE), "runAsNonRoot takes no names"
     assert re.search(r'^ENTRYPOINT \["ganger"\]$', last, re.MULTILINE)
     assert "$GANGER_HEALTH_FILE" in last.partition("HEALTHCHECK")[2]

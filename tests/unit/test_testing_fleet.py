@@ -224,6 +224,43 @@ def test_two_fleets_know_nothing_of_each_other(fleet: Fleet, app: Ganger) -> Non
     assert (fleet.now, other.now) == (5, 0)
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_an_app_comes_back_in_whatever_order_its_fleets_are_closed(
+    app: Ganger, order: tuple[int, int]
+) -> None:
+    before = app.settings, app.clock
+    fleets = Fleet(), Fleet()
+    for fleet in fleets:
+        fleet.stub("film:load")
+        fleet.worker("w", app)
+    fleets[order[0]].close()
+    left = fleets[order[1]]
+    app.admin.run_workflow("film", run_id="it")
+    assert [run.id for run in left.runs()] == ["it"]
+    left.close()
+    assert (app.settings, app.clock) == before
+
+
+def test_children_go_where_the_app_is_when_they_are_spawned(fleet: Fleet) -> None:
+    app = Ganger()
+
+    @app.task()
+    async def child(given: Any, context: Context) -> str:
+        return context.worker.name()
+
+    @app.task()
+    async def parent(given: Any, context: Context) -> Any:
+        found = await context.aio.spawn_workflow("child")
+        return (await found.result())["child"]
+
+    fleet.worker("here", app)
+    with Fleet() as other:
+        other.worker("there", app)
+        fleet.start(parent)  # its child goes to the other fleet, which has the app
+        assert [run.status for run in other.runs("child")] == ["succeeded"]
+    assert fleet.run(parent).output == {"parent": "here"}
+
+
 def test_without_any_worker_left_a_run_cannot_end(fleet: Fleet, app: Ganger) -> None:
     fleet.worker("w", app)
     fleet.kill("w")

@@ -1,6 +1,7 @@
 """The test kit: where steps go, and why some go nowhere."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -77,6 +78,69 @@ def test_what_nobody_can_take_is_explained_and_not_waited_for(fleet: Fleet, app:
         fleet.run("caption")
     assert str(raised.value).startswith("run caption-1 cannot end: no worker can take")
     assert "memory GREATER_THAN 256 (required): 128, mismatch" in str(raised.value)
+    assert fleet.now == 0
+
+
+@pytest.fixture
+def warming() -> Ganger:
+    """A step that needs a model, and others that bring it, each in its time."""
+    app = Ganger()
+    app.rate_limit("loads", 1, per="1m")
+
+    @app.task(desired_worker_labels={"model": "x"}, schedule_timeout="30m")
+    async def use(given: Any, context: Context) -> str:
+        return context.worker.name()
+
+    @app.task(retries=1, backoff_factor=30, jitter=0)
+    async def flaky(given: Any, context: Context) -> None:
+        if context.retry_count() == 0:
+            raise ConnectionError
+        context.worker.upsert_labels({"model": "x"})
+
+    @app.task(rate_limits={"loads": 1})
+    async def limited(given: Any, context: Context) -> None:
+        if given.get("load"):
+            context.worker.upsert_labels({"model": "x"})
+
+    return app
+
+
+def test_a_run_waits_for_another_one_that_is_tried_again(fleet: Fleet, warming: Ganger) -> None:
+    fleet.worker("w", warming)
+    fleet.start("flaky")
+    assert fleet.run("use").output == {"use": "w"}
+    assert fleet.now == 30
+
+
+def test_a_run_waits_for_another_one_that_waits_in_its_turn(fleet: Fleet, warming: Ganger) -> None:
+    fleet.worker("w", warming)
+    fleet.start("limited")
+    fleet.start("limited", {"load": True})
+    assert fleet.run("use").output == {"use": "w"}
+
+
+@pytest.mark.parametrize("kind", ["cron", "schedule"])
+def test_a_run_waits_for_what_is_to_come_by_the_clock(
+    fleet: Fleet, warming: Ganger, kind: str
+) -> None:
+    @warming.task(on_crons=["*/5 * * * *"] if kind == "cron" else [])
+    async def load(given: Any, context: Context) -> None:
+        context.worker.upsert_labels({"model": "x"})
+
+    fleet.worker("w", warming)
+    if kind == "schedule":
+        warming.admin.schedule_workflow("load", datetime(2030, 1, 1, 0, 5, tzinfo=UTC))
+    assert fleet.run("use").output == {"use": "w"}
+    assert 295 <= fleet.now <= 305
+
+
+def test_two_runs_that_nobody_can_take_do_not_wait_for_each_other(
+    fleet: Fleet, warming: Ganger
+) -> None:
+    fleet.worker("w", warming)
+    fleet.start("use")
+    with pytest.raises(NotEnded, match="use-2 cannot end: no worker can take what is left of it"):
+        fleet.run("use")
     assert fleet.now == 0
 
 

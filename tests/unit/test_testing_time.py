@@ -1,12 +1,13 @@
 """The test kit: what takes time takes the fleet's, and none of the test's."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from ganger import Context, Ganger, NonRetryable, RetryAfter, RunFailed
+from ganger import Context, Ganger, GangerError, NonRetryable, RetryAfter, RunFailed, background
 from ganger.testing import Fleet
 
 
@@ -23,6 +24,40 @@ def test_time_stands_still_until_it_is_moved(fleet: Fleet, app: Ganger) -> None:
     assert (run.status, fleet.now) == ("running", 59 * 60)
     fleet.advance("1m")
     assert run.output == {"sleep": "woke"}
+
+
+def test_a_test_that_blocks_on_a_run_is_told_that_time_stands_still(
+    fleet: Fleet, app: Ganger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @app.task()
+    async def nap(given: Any, context: Context) -> str:
+        await asyncio.sleep(given["lasts"])
+        return "woke"
+
+    fleet.worker("w", app)
+    assert nap.run({"lasts": 0}) == "woke"
+    monkeypatch.setattr(background, "STANDSTILL", 0.2)
+    with pytest.raises(GangerError, match=r"the fleet's time stands still: .*Use fleet\.run\("):
+        nap.run({"lasts": 30})
+    fleet.advance("30s")
+    assert [run.status for run in fleet.runs(nap)] == ["succeeded", "succeeded"]
+
+
+def test_another_thread_may_block_on_a_run_while_the_test_moves_time(
+    fleet: Fleet, app: Ganger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @app.task()
+    async def nap(given: Any, context: Context) -> str:
+        await asyncio.sleep(30)
+        return "woke"
+
+    fleet.worker("w", app)
+    monkeypatch.setattr(background, "STANDSTILL", 2.0)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(nap.run, {})
+        while not waiting.done():
+            fleet.advance("1s")
+        assert waiting.result() == "woke"
 
 
 def test_retries_rest_as_long_as_they_say(fleet: Fleet, app: Ganger) -> None:

@@ -1,13 +1,14 @@
 """Steps that spawn runs and wait for them, the whole way in one process."""
 
 import asyncio
+import re
 import threading
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from ganger import Context, Ganger, RunCancelled, RunFailed, StickyStrategy
+from ganger import Context, Ganger, InvalidInput, RunCancelled, RunFailed, StickyStrategy
 from ganger_broker.messages import StepFinished, StepWaits
 from tests.unit.fake_dispatcher import working
 from tests.unit.steps import Scripted
@@ -95,6 +96,29 @@ async def test_functions_in_threads_spawn_too_and_so_do_their_children(app: Gang
     assert await run(app) == 8
 
 
+async def test_a_child_is_awaited_on_another_loop_too(app: Ganger) -> None:
+    @app.task()
+    def double(input: dict[str, int], context: Context) -> int:
+        return input["n"] * 2
+
+    @app.task(timeout=PATIENCE)
+    async def elsewhere(input: Any, context: Context) -> Any:
+        child = await context.aio.spawn_workflow("double", {"n": 2})
+        return await asyncio.to_thread(asyncio.run, child.result())
+
+    @app.task(timeout=PATIENCE)
+    def in_thread(input: Any, context: Context) -> Any:
+        return asyncio.run(context.spawn_workflow("double", {"n": 3}).result())
+
+    worker = app.worker("w", slots=1)
+    for task in (double, elsewhere, in_thread):
+        worker.register_workflow(task)
+    async with worker:
+        assert await elsewhere.aio_run() == {"double": 4}
+        assert await in_thread.aio_run() == {"double": 6}
+    await app.admin.aio.close()
+
+
 async def test_what_a_child_raises_the_parent_can_catch_and_go_on(app: Ganger) -> None:
     child = child_of(app)
 
@@ -155,6 +179,121 @@ async def test_a_retry_has_the_same_children(app: Ganger) -> None:
     parent_of(app, parent, retries=1)
     assert len(set(await run(app))) == 6
     assert runs[0] == runs[1]
+
+
+async def test_a_key_is_one_child_and_one_input_in_an_attempt(app: Ganger) -> None:
+    child = child_of(app)
+
+    @app.workflow()
+    class Other:
+        @app.step()
+        async def other(self, context: Context) -> None: ...
+
+    async def parent(self: object, context: Context) -> Any:
+        attempt = context.retry_count()
+        spawn, spawn_many = context.aio.spawn_workflow, context.aio.spawn_workflows
+        first = await spawn(child, {"n": attempt, "m": [1]}, key="k")
+        again = await spawn("child", {"m": (1,), "n": attempt}, key="k")
+        other = await spawn("other", {"n": 7}, key="k")
+        for mistaken in (
+            lambda: spawn(child, {"n": 2}, key="k"),
+            lambda: spawn(child, key="k"),
+        ):
+            with pytest.raises(InvalidInput, match="key: 'k' is that of a child with another inp"):
+                await mistaken()
+        await spawn_many(child, [{"n": 1}, {"n": 2}], key="many")
+        with pytest.raises(InvalidInput, match="key: 'many/1' is that of"):
+            await spawn_many(child, [{"n": 1}, {"n": 3}], key="many")
+        if attempt == 0:
+            raise ConnectionError
+        found = (await first.result())["child"]["n"]
+        return [found, first.run_id == again.run_id, first.run_id == other.run_id]
+
+    parent_of(app, parent, retries=1)
+    assert await run(app) == [0, True, False]
+
+
+async def test_a_key_of_a_child_that_was_refused_may_be_used_again(app: Ganger) -> None:
+    child = child_of(app)
+
+    async def parent(self: object, context: Context) -> Any:
+        with pytest.raises(InvalidInput, match="priority: 9"):
+            await context.aio.spawn_workflow(child, {"n": 1}, key="k", priority=9)
+        ref = await context.aio.spawn_workflow(child, {"n": 2}, key="k")
+        with pytest.raises(InvalidInput, match="priority: 9"):
+            await context.aio.spawn_workflow(child, {"n": 2}, key="k", priority=9)
+        with pytest.raises(InvalidInput, match="key: 'k' is that of"):
+            await context.aio.spawn_workflow(child, {"n": 3}, key="k")
+        return (await ref.result())["child"]["n"]
+
+    parent_of(app, parent)
+    assert await run(app) == 2
+
+
+async def test_a_bad_key_is_refused(app: Ganger) -> None:
+    child = child_of(app)
+
+    async def parent(self: object, context: Context) -> None:
+        for key in ("", 7):
+            with pytest.raises(InvalidInput, match=f"key: {key!r} must be a text that is not empt"):
+                await context.aio.spawn_workflow(child, {}, key=key)  # type: ignore[arg-type]
+            with pytest.raises(InvalidInput, match=f"key: {key!r} must be a text that is not empt"):
+                await context.aio.spawn_workflows(child, [], key=key)
+
+    parent_of(app, parent)
+    await run(app)
+
+
+@pytest.mark.parametrize("sticky", ["HARD", StickyStrategy.HARD, 1, None])
+async def test_sticky_is_whether_it_stays(app: Ganger, sticky: Any) -> None:
+    child = child_of(app)
+
+    async def parent(self: object, context: Context) -> None:
+        said = f"sticky: {re.escape(repr(sticky))} must be True or False"
+        with pytest.raises(InvalidInput, match=said):
+            await context.aio.spawn_workflow(child, {}, sticky=sticky)
+        with pytest.raises(InvalidInput, match=said):
+            await context.aio.spawn_workflows(child, [], sticky=sticky)
+
+    parent_of(app, parent)
+    await run(app)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (5, "inputs: 5 must be a list of inputs, one for each run"),
+        (None, "inputs: None must be a list of inputs"),
+        ("abc", "inputs: 'abc' must be a list of inputs"),
+        ({"n": 1}, "inputs: {'n': 1} must be a list of inputs"),
+        ([{}, {}, 5], "inputs[2]: 5 must be a map with strings as keys"),
+        ([{}, {"n": object()}], "inputs[1].n: builtins.object has no JSON form"),
+        ([{}, {1: 2}], "inputs[1]: "),
+        ([{}, "x" * 5000], "inputs[1]: 'xxx"),
+    ],
+)
+async def test_a_bad_one_of_many_inputs_is_named_and_none_is_started(
+    app: Ganger, inputs: Any, said: str
+) -> None:
+    ran: list[Any] = []
+
+    @app.task()
+    async def child(input: dict[str, Any], context: Context) -> None:
+        ran.append(input)
+
+    async def parent(self: object, context: Context) -> None:
+        calls = (context.aio.spawn_workflows(child, inputs), child.aio_run_many(inputs))
+        for call in calls:
+            with pytest.raises(InvalidInput, match="^" + re.escape(said)) as caught:
+                await call
+            assert len(str(caught.value)) < 300
+        await child.aio_run({"last": True})
+
+    parent_of(app, parent)
+    await run(app)
+    with pytest.raises(InvalidInput, match=re.escape(said)):
+        await child.aio_run_many(inputs)
+    assert ran == [{"last": True}]
 
 
 async def test_a_child_has_its_parents_priority_unless_it_says_otherwise(app: Ganger) -> None:

@@ -305,9 +305,11 @@ def test_events_start_runs_from_a_program_that_blocks(app: Ganger) -> None:
     with worker:
         ids = app.event.bulk_push([("n:1", {"a": 1}), ("n:2", {})])
         assert len(set(ids)) == 2
+        assert app.event.bulk_push([("n:4", {}, {"event_id": "four"})] * 2) == ["four", "four"]
         assert app.event.push("n:3", event_id="mine", priority=3) == "mine"
-        said = sorted(ran.get(timeout=PATIENCE) for _ in range(3))
-    assert said == ["n:1 {'a': 1}", "n:2 {}", "n:3 {}"]
+        said = sorted(ran.get(timeout=PATIENCE) for _ in range(4))
+    assert said == ["n:1 {'a': 1}", "n:2 {}", "n:3 {}", "n:4 {}"]
+    assert ran.empty()
 
 
 @pytest.mark.parametrize(
@@ -336,3 +338,24 @@ def test_what_an_event_is_given_is_checked_where_it_is_given(
 def test_of_many_events_a_bad_one_is_named_and_none_is_pushed(app: Ganger) -> None:
     with pytest.raises(InvalidInput, match=r"events\[1\]: key: 'no good'"):
         app.event.bulk_push([("fine", {}), ("no good", {})])
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ("k", "events: 'k' must be a list of (key, payload) or (key, payload, fields)"),
+        (None, "events: None must be a list of"),
+        ({"k": {}}, "events: {'k': {}} must be a list of"),
+        (["k"], "events[0]: 'k' must be (key, payload) or (key, payload, fields)"),
+        ([5], "events[0]: 5 must be (key, payload)"),
+        ([("k", {}), ("k",)], "events[1]: ('k',) must be (key, payload)"),
+        ([("k", {}, {}, 1)], "events[0]: ('k', {}, {}, 1) must be (key, payload)"),
+        ([("k", {}, 9)], "events[0]: 9 must be a map of the other fields of an event"),
+        ([("k", {}, {"id": "x"})], "events[0]: 'id' is no field of an event; there are event_id, "),
+        ([("k", {}, {"priority": 9})], "events[0]: priority: 9 must be 1, 2 or 3"),
+    ],
+)
+def test_many_events_in_a_wrong_shape_are_refused(app: Ganger, events: Any, said: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        app.event.bulk_push(events)
+    assert str(caught.value).startswith(said)

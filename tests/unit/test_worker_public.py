@@ -72,5 +72,9 @@ def test_what_a_worker_is_given_is_checked_where_it_is_given() -> None:
         app.worker("w", worker_id="w:labels")
     with pytest.raises(InvalidInput, match="name: '' must be a text that is not empty"):
         app.worker("", worker_id="w")
+    for options in ({"worker_id": "x" * 5000}, {"slots": "x" * 5000}):
+        with pytest.raises(InvalidInput) as caught:
+            app.worker("w", **options)  # type: ignore[arg-type]
+        assert len(str(caught.value)) < 300
     assert app.worker("w", worker_id="w.1").id == "w.1"
     assert app.worker("w").id != app.worker("w").id

@@ -10,13 +10,11 @@ from ganger import Context, __version__, runtime
 from ganger.live_labels import LiveLabels
 from ganger.runtime import WorkerRuntime
 from ganger_broker.codec import encode
-from ganger_broker.errors import InvalidWorkflow, TransportError
+from ganger_broker.errors import InvalidSetting, InvalidWorkflow, TransportError
 from ganger_broker.memory import MemoryBroker, MemoryTransport
 from ganger_broker.messages import (
     LabelsChanged,
     Outcome,
-    Refused,
-    RegisterAgain,
     StepFinished,
     StepStarted,
     WorkerDraining,
@@ -24,6 +22,7 @@ from ganger_broker.messages import (
     WorkerRegistered,
 )
 from ganger_broker.settings import Settings
+from ganger_broker.to_worker import Refused, RegisterAgain
 from ganger_broker.topology import Queue
 from ganger_broker.transport import Delivery, Published
 from tests.unit.fake_dispatcher import PATIENCE, Working, working
@@ -90,6 +89,15 @@ async def test_a_worker_that_is_refused_for_good_ends_and_says_why() -> None:
         await found.dispatcher.ended(await found.dispatcher.assign("scripted:a"))
         await found.dispatcher.send(Refused("another definition", for_good=True))
         with pytest.raises(InvalidWorkflow, match="another definition"):
+            await asyncio.wait_for(asyncio.shield(found.running), PATIENCE)
+
+
+async def test_a_refusal_of_another_process_of_its_id_is_not_heeded() -> None:
+    async with working(Scripted()) as found:
+        await found.dispatcher.send(Refused("you are two", True, "another incarnation"))
+        await found.dispatcher.ended(await found.dispatcher.assign("scripted:a"))
+        await found.dispatcher.send(Refused("you are two", True, found.runtime.incarnation))
+        with pytest.raises(InvalidSetting, match="you are two"):
             await asyncio.wait_for(asyncio.shield(found.running), PATIENCE)
 
 

@@ -12,14 +12,8 @@ import pytest
 from ganger import Context, Ganger, RunCancelled
 from ganger.slots import Slot, Slots
 from ganger.testing import Fleet
-from ganger_broker.messages import (
-    CancelAttempt,
-    Outcome,
-    StepFinished,
-    StepReturned,
-    StepStarted,
-    StepWaits,
-)
+from ganger_broker.messages import Outcome, StepFinished, StepReturned, StepStarted, StepWaits
+from ganger_broker.to_worker import CancelAttempt
 from tests.unit.fake_dispatcher import working
 from tests.unit.steps import Scripted
 

@@ -8,7 +8,6 @@ import pytest
 
 from ganger import Context, runner
 from ganger_broker.messages import (
-    CancelAttempt,
     FailureReason,
     Heartbeat,
     Outcome,
@@ -16,6 +15,7 @@ from ganger_broker.messages import (
     StepRefreshed,
     StepReleased,
 )
+from ganger_broker.to_worker import CancelAttempt
 from tests.unit.fake_dispatcher import PATIENCE, ended, working
 from tests.unit.steps import Scripted
 

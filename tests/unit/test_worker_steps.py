@@ -15,6 +15,7 @@ from ganger_broker.messages import (
     FailureReason,
     Heartbeat,
     Outcome,
+    RunError,
     StepFinished,
     StepStarted,
 )
@@ -78,6 +79,27 @@ def test_the_output_of_a_step_that_is_no_parent_is_an_error() -> None:
             assert end.output == "seen"
 
     asyncio.run(run())
+
+
+async def test_a_failure_step_is_told_which_outputs_there_are() -> None:
+    async def look(context: Context) -> Any:
+        said = []
+        for name in ("a", "c", None):
+            with pytest.raises(InvalidInput) as caught:
+                context.step_output(name)  # type: ignore[arg-type]
+            said.append(str(caught.value))
+        return said
+
+    errors = {"a": RunError(FailureReason.STEP_FAILED, "boom")}
+    async with working(Scripted(look)) as found:
+        some = await ended(found, "scripted:a", parents={"b": 1, "d": 1}, errors=errors)
+        assert some.output == [
+            "step_output: 'a' has failed (see step_run_errors()); there are outputs of: b, d",
+            "step_output: 'c' is no step that has succeeded; there are outputs of: b, d",
+            "step_output: None is no step that has succeeded; there are outputs of: b, d",
+        ]
+        none = await ended(found, "scripted:a", attempt="run/a/2", errors=errors)
+        assert none.output[0].endswith("; there are outputs of: no step")
 
 
 class Boom(Exception):

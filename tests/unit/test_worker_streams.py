@@ -11,14 +11,8 @@ import pytest
 from ganger import Context, InvalidInput, step_stream
 from ganger_broker.codec import JSON, MSGPACK, decode_reply
 from ganger_broker.memory import MemoryTransport
-from ganger_broker.messages import (
-    CancelAttempt,
-    Outcome,
-    ReplyAddress,
-    StepFinished,
-    StepLogged,
-    StreamItem,
-)
+from ganger_broker.messages import Outcome, ReplyAddress, StepFinished, StepLogged, StreamItem
+from ganger_broker.to_worker import CancelAttempt
 from ganger_broker.topology import Queue
 from ganger_broker.transport import Delivery
 from tests.unit.fake_dispatcher import PATIENCE, Working, working

@@ -1,14 +1,20 @@
 """Typed inputs and outputs: pydantic models on the way in, on the way out, and between steps."""
 
 import asyncio
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ganger import Context, Ganger, InvalidWorkflow, RunFailed
+from ganger.input_schema import input_schema
 from ganger.testing import Fleet
 from ganger.workflow import declaration_of
+from ganger_broker.model_values import dumped
 
 PATIENCE = 20.0
 
@@ -23,6 +29,10 @@ class Order(BaseModel):
         if name.isupper():  # nothing that a JSON Schema could say
             raise ValueError("do not shout")
         return name
+
+
+class Kind(Enum):
+    RAIL = "rail"
 
 
 class Bill(BaseModel):
@@ -94,7 +104,8 @@ async def test_what_only_the_model_can_tell_fails_the_first_step_for_good(app: G
 def test_the_definition_carries_the_schema(app: Ganger) -> None:
     shop(app)
     definition = declaration_of(app.workflows["shop"]).definition
-    assert definition.input_schema == Order.model_json_schema()
+    assert definition.input_schema == input_schema(Order)
+    assert definition.input_schema is not None
 
 
 def test_a_validator_must_be_a_model(app: Ganger) -> None:
@@ -189,3 +200,134 @@ def test_typed_steps_go_by_required_labels_and_survive_a_lost_worker(
         "send": "Ada on cpu",
     }
     assert run.step("price").workers == ("gpu", "other")
+
+
+def failing_shop(app: Ganger) -> None:
+    @app.workflow(input_validator=Order)
+    class Shop:
+        @app.step(desired_worker_labels={"gpu": 1})
+        async def price(self, context: Context) -> None:
+            raise ConnectionError
+
+        @app.on_failure_step(desired_worker_labels={"gpu": 0})
+        async def apologise(self, context: Context) -> Any:
+            return told(context.workflow_input(), context)
+
+
+def failing_tasks(app: Ganger) -> None:
+    shop = app.workflow(name="shop", input_validator=Order)
+
+    @shop.task(desired_worker_labels={"gpu": 1})
+    async def price(input: Order, context: Context) -> None:
+        raise ConnectionError
+
+    @shop.on_failure_task(desired_worker_labels={"gpu": 0})
+    def apologise(input: Any, context: Context) -> Any:
+        assert input == context.workflow_input()
+        return told(input, context)
+
+
+told_so_far: list[Any] = []
+
+
+def told(given: Any, context: Context) -> None:
+    reasons = {name: error.reason.value for name, error in context.step_run_errors().items()}
+    told_so_far.append((given, reasons, context.worker.name()))
+
+
+@pytest.mark.parametrize("declare", [failing_shop, failing_tasks])
+def test_a_failure_step_gets_an_input_that_fits_no_model_as_it_came(
+    app: Ganger, fleet: Fleet, declare: Callable[[Ganger], None]
+) -> None:
+    declare(app)
+    told_so_far.clear()
+    fleet.worker("gpu", app, labels={"gpu": 1})
+    fleet.worker("cpu", app, labels={"gpu": 0})
+    unfit = {"seats": 1, "name": "ADA"}
+    run = fleet.run("shop", unfit)
+    assert (run.status, run.error and run.error.reason) == ("failed", "INVALID_INPUT")
+    assert run.step("apologise").status == "succeeded"
+    fleet.run("shop", {"seats": 1})
+    assert told_so_far == [
+        (unfit, {"price": "INVALID_INPUT"}, "cpu"),
+        (Order(seats=1), {"price": "STEP_FAILED"}, "cpu"),
+    ]
+
+
+def test_a_failure_step_runs_whatever_the_model_s_own_code_raises(
+    app: Ganger, fleet: Fleet
+) -> None:
+    class Odd(BaseModel):
+        name: str
+
+        @field_validator("name")
+        @classmethod
+        def is_known(cls, name: str) -> str:
+            raise KeyError(name)
+
+    @app.workflow(input_validator=Odd)
+    class Look:
+        @app.step()
+        async def look(self, context: Context) -> None: ...
+
+        @app.on_failure_step()
+        async def tell(self, context: Context) -> Any:
+            return context.workflow_input()
+
+    fleet.worker("w", app)
+    run = fleet.run("look", {"name": "x"})
+    assert (run.status, run.error and run.error.reason) == ("failed", "STEP_FAILED")
+    assert run.step("tell").output == {"name": "x"}
+
+
+class Booking(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    day: date
+    kind: Kind
+    places: tuple[int, ...]
+    price: Decimal
+
+
+BOOKING = Booking(day=date(2026, 11, 26), kind=Kind.RAIL, places=(3, 4), price=Decimal("9.50"))
+
+
+async def test_the_strictest_models_take_what_json_has_for_their_types(app: Ganger) -> None:
+    @app.workflow(input_validator=Booking)
+    class Trips:
+        @app.step()
+        async def book(self, context: Context) -> Booking:
+            return context.workflow_input()
+
+        @app.step(parents=["book"])
+        async def same(self, context: Context) -> bool:
+            return context.step_output("book") == context.workflow_input() == BOOKING
+
+    output = await result(app, "trips", dumped(BOOKING, "$"))
+    assert output["same"] is True
+    assert output["book"] == {
+        "day": "2026-11-26",
+        "kind": "rail",
+        "places": [3, 4],
+        "price": "9.50",
+    }
+
+
+class Blob(BaseModel):
+    data: bytes
+
+
+async def test_a_model_that_cannot_be_dumped_fails_its_step_and_leaves_its_slot(
+    app: Ganger,
+) -> None:
+    @app.workflow()
+    class Blobs:
+        @app.step()
+        async def make(self, context: Context) -> Blob:
+            return Blob(data=b"\xff")
+
+    with pytest.raises(RunFailed) as caught:
+        await result(app, "blobs", {})
+    error = caught.value.result.error
+    assert (error.reason.value, error.step) == ("STEP_FAILED", "make")
+    assert "utf-8" in error.message

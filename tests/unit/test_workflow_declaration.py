@@ -1,7 +1,7 @@
 """What is wrong with a workflow is said where it is written."""
 
-from collections.abc import Callable
 from datetime import timedelta
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -9,11 +9,8 @@ import pytest
 from ganger import (
     Context,
     Ganger,
-    InvalidInput,
-    InvalidLabel,
     InvalidWorkflow,
     WorkerLabelComparator,
-    from_input,
 )
 from ganger.workflow import bind, declaration_of
 from ganger_broker.codec import decode_events, encode
@@ -113,90 +110,6 @@ def test_a_bound_step_is_called_on_its_own_object() -> None:
     }
 
 
-def step(**options: Any) -> Callable[[], object]:
-    def declare() -> object:
-        @app.step(**options)
-        async def walk(self: object, context: Context) -> None: ...
-
-        return walk
-
-    return declare
-
-
-@pytest.mark.parametrize(
-    ("declare", "said"),
-    [
-        (step(name="Walk"), "step 'Walk': the name must be lower case"),
-        (step(name=""), "step '': the name must be"),
-        (step(timeout="soon"), "step 'walk': timeout: 'soon' must be"),
-        (step(timeout=0), "step 'walk': timeout: 0 must be a positive"),
-        (step(schedule_timeout=-1), "step 'walk': schedule_timeout: -1 must be"),
-        (step(retries=-1), "step 'walk': retries: -1 must be a whole number"),
-        (step(retries=10**30), "step 'walk': retries: 10000"),
-        (step(timeout=2e9), "step 'walk': timeout: 2000000000.0 is over 1,000,000,000 s"),
-        (step(timeout="99999d"), "step 'walk': timeout: '99999d' is over"),
-        (step(schedule_timeout=1e308), "step 'walk': schedule_timeout: 1e+308 is over"),
-        (step(backoff_factor=0.5), "step 'walk': backoff_factor: 0.5 must be a number from 1 to"),
-        (step(backoff_factor=float("nan")), "step 'walk': backoff_factor: nan must be a number"),
-        (step(backoff_max_seconds=0), "step 'walk': backoff_max_seconds: 0 must be a positive"),
-        (step(jitter=1.1), "step 'walk': jitter: 1.1 must be a number from 0 to 1"),
-        (step(retries=True), "step 'walk': retries: True must be a whole number"),
-        (step(parents="a"), "step 'walk': parents: 'a' must be a list"),
-        (step(parents=[1]), "step 'walk': parents: 1 is neither"),
-        (step(parents=None), "step 'walk': parents: None must be a list"),
-        (step(parents=["a", "b", "a"]), "step 'walk': parents: 'a' is given twice"),
-        (step(sets_labels="model"), "step 'walk': sets_labels: 'model' must be a map"),
-    ],
-)
-def test_a_bad_step_is_refused_where_it_is_declared(
-    declare: Callable[[], object], said: str
-) -> None:
-    with pytest.raises(InvalidWorkflow) as caught:
-        declare()
-    assert said in str(caught.value)
-
-
-def test_a_bad_desired_label_is_refused_with_step_and_key() -> None:
-    with pytest.raises(InvalidLabel) as caught:
-        step(desired_worker_labels={"memory": {"value": 1, "comparator": "ABOUT"}})()
-    assert "step 'walk': desired_worker_labels.memory.comparator: 'ABOUT'" in str(caught.value)
-
-
-def test_labels_that_a_step_sets_are_checked_where_they_are_given() -> None:
-    with pytest.raises(InvalidLabel, match=r"step 'walk': sets_labels\.model: None must be"):
-        step(sets_labels={"model": None})()
-    with pytest.raises(InvalidInput, match=r"from_input: 'a\[' is no JMESPath expression: "):
-        from_input("a[")
-    with pytest.raises(InvalidInput, match="from_input: 7 must be a JMESPath expression"):
-        from_input(7)  # type: ignore[arg-type]
-
-
-def test_a_step_must_take_self_and_context() -> None:
-    with pytest.raises(InvalidWorkflow, match=r"step 'walk': must take \(self, context\)"):
-
-        @app.step()
-        async def walk(self: object) -> None: ...
-
-
-def test_a_generator_is_no_step() -> None:
-    with pytest.raises(InvalidWorkflow, match="is a generator"):
-
-        @app.step()
-        def walk(self: object, context: Context) -> Any:
-            yield 1
-
-
-@pytest.mark.parametrize("decorator", ["step", "workflow"])
-def test_a_decorator_without_parentheses_is_explained(decorator: str) -> None:
-    with pytest.raises(InvalidWorkflow, match=rf"write @app\.{decorator}\(\) with its paren"):
-        getattr(app, decorator)(Base)
-
-
-def test_what_is_no_function_is_no_step() -> None:
-    with pytest.raises(InvalidWorkflow, match="decorates a method of a workflow class, not 3"):
-        app.step()(3)  # type: ignore[type-var]
-
-
 def workflow_with(*names: str, parents: dict[str, list[str]] | None = None) -> type:
     given = parents or {}
     members = {}
@@ -237,6 +150,46 @@ def test_a_bad_workflow_is_refused_where_it_is_declared(
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("field", ["name", "version", "on_events", "sticky", "input_validator"])
+def test_of_a_long_value_the_beginning_is_said(field: str) -> None:
+    with pytest.raises(InvalidWorkflow) as caught:
+        declared(workflow_with("a"), **{field: "x" * 5000})
+    assert "'xxx" in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("img *", "' ' is in no key"),
+        ("img\n", "'\\n' is in no key"),
+        ("img:[a", "its '[' has no ']'"),
+        ("img:[]", "its '[' has no ']'"),
+        ("img:[!]", "its '[' has no ']'"),
+        ("img:a]", "']' is in no key"),
+        ("img:[ ]", "no key has one of '[ ]'"),
+        ("img:[z-a]", "no key has one of '[z-a]'"),
+        ("x" * 201 + "*", "it stands for 201 bytes or more"),
+        ("é" * 100 + "?", "it stands for 201 bytes or more"),
+    ],
+)
+def test_a_pattern_that_no_event_can_match_is_refused(pattern: str, said: str) -> None:
+    with pytest.raises(InvalidWorkflow) as caught:
+        declared(workflow_with("a"), on_events=["image:*", pattern])
+    assert str(caught.value) == (
+        f"workflow 'walk': on_events[1]: {pattern!r} can match no key: {said}; a key has 1 to 200 "
+        "bytes in UTF-8, all of it printable, no space and none of * ? [ ]"
+    )
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["*", "?", "[ab]:*", "[!a]", "[]a]", "[ a]", "[!] ]", "[a-c]?", "日" * 66 + "*?", "a-!.#"],
+)
+def test_a_pattern_that_an_event_can_match_is_taken(pattern: str) -> None:
+    assert declared(workflow_with("a"), on_events=[pattern]).on_events == [pattern]
+
+
 def test_a_failure_step_has_no_parents() -> None:
     with pytest.raises(InvalidWorkflow, match="step 'oops': parents: the step for failures has no"):
         app.on_failure_step("oops", parents=["a"])(lambda self, context: None)  # type: ignore[call-arg]
@@ -272,6 +225,118 @@ def test_a_parent_may_be_overridden_in_a_class_of_its_own() -> None:
 
     definition = declared(Run)
     assert {step.name: step.parents for step in definition.steps} == {"a": [], "b": ["a"]}
+
+
+def test_what_is_given_as_a_set_is_in_an_order_that_each_process_has() -> None:
+    class Walk:
+        @app.step()
+        async def a(self, context: Context) -> None: ...
+
+        @app.step()
+        async def b(self, context: Context) -> None: ...
+
+        @app.step(parents=[b, "a"])
+        async def listed(self, context: Context) -> None: ...
+
+        @app.step(parents={b, "listed", "a"})
+        async def last(self, context: Context) -> None: ...
+
+    names = {f"{letter}:*" for letter in "qwertyuiop"}
+    crons = {f"{minute} * * * *" for minute in range(10)}
+    definition = declared(Walk, on_events=names, on_crons=crons)
+    parents = {step.name: step.parents for step in definition.steps}
+    assert (parents["listed"], parents["last"]) == (["b", "a"], ["a", "b", "listed"])
+    assert definition.on_events == sorted(names)
+    assert [cron.expression for cron in definition.on_crons] == sorted(crons)
+
+
+def test_two_methods_of_one_name_are_refused_whatever_the_second_is() -> None:
+    class Steps:
+        @app.step()
+        async def a(self, context: Context) -> None: ...
+
+        @app.step()
+        async def b(self, context: Context) -> str:
+            return "first"
+
+        @app.step(parents=["a"])
+        async def b(self, context: Context) -> str:  # noqa: F811
+            return "second"
+
+    class Plain(Base):
+        @app.on_failure_step()
+        async def b(self, context: Context) -> None: ...
+
+        def b(self) -> None: ...  # type: ignore[no-redef] # noqa: F811
+
+    for cls in (Steps, Plain):
+        said = f"workflow 'w': the step 'b' is not in its class {cls.__qualname__} any more: some"
+        with pytest.raises(InvalidWorkflow, match=said):
+            declared(cls, name="w")
+        with pytest.raises(InvalidWorkflow, match=said):  # nor by what comes of it
+            declared(type("Sub", (cls,), {}), name="w")
+
+
+def test_the_error_names_what_else_may_have_taken_a_step_s_place() -> None:
+    def bare(method: Any) -> Any:
+        async def call(self: object, context: Context) -> Any:
+            return await method(self, context)
+
+        return call
+
+    class Assigned(Base):
+        @app.step()
+        async def b(self, context: Context) -> None: ...
+
+        b = None  # type: ignore[assignment] # noqa: F811
+
+    class Decorated(Base):
+        @bare
+        @app.step()
+        async def b(self, context: Context) -> None: ...
+
+    said = (
+        r"another method of that name, an assignment below, or a decorator above .*functools\.wraps"
+    )
+    for cls in (Assigned, Decorated):
+        with pytest.raises(InvalidWorkflow, match=said):
+            declared(cls, name="w")
+
+
+async def shared(self: object, context: Context) -> None: ...
+
+
+def test_a_step_may_have_another_name_than_its_method_and_other_decorators_around_it() -> None:
+    def loud(method: Any) -> Any:
+        @wraps(method)
+        async def call(self: object, context: Context) -> Any:
+            return await method(self, context)
+
+        return call
+
+    def quick(method: Any) -> Any:
+        return app.step(timeout=1)(method)
+
+    for _ in range(2):  # the same class is written anew
+
+        class Walk:
+            @loud
+            @app.step()
+            async def a(self, context: Context) -> None: ...
+
+            @quick
+            async def b(self, context: Context) -> None: ...
+
+            c = app.step("c")(shared)
+
+        class Run(Walk):
+            @app.step()
+            async def a(self, context: Context) -> None: ...
+
+            def b(self) -> None: ...  # type: ignore[override]
+
+        assert [step.name for step in declared(Walk).steps] == ["a", "b", "c"]
+        assert [step.name for step in declared(Run).steps] == ["a", "c"]
 
 
 def test_a_static_step_is_refused() -> None:

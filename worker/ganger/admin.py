@@ -4,14 +4,15 @@ import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar, cast
 from uuid import uuid4
 
 import msgspec
 
-from ganger_broker.errors import InvalidInput
+from ganger_broker.errors import InvalidInput, TransportClosed
 from ganger_broker.messages import CancelRun, Trigger
 from ganger_broker.plain_values import plain
+from ganger_broker.quoting import quoted
 from ganger_broker.schedules import (
     AskSchedules,
     ScheduleInfo,
@@ -19,9 +20,13 @@ from ganger_broker.schedules import (
     Unschedule,
     check_times,
 )
+from ganger_broker.settings import Settings
+from ganger_broker.transports import open_transport
 
 from .background import BackgroundLoop
 from .client import Client, WorkflowRunRef
+from .clock import wall_clock
+from .current_step import children_here
 from .embedded import ensure_dispatcher
 from .step import written
 from .workflow import workflow_name_of
@@ -36,13 +41,21 @@ R = TypeVar("R")
 M = TypeVar("M")
 
 
+_Place: TypeAlias = tuple[asyncio.AbstractEventLoop, Settings]
+_Connection: TypeAlias = tuple[asyncio.Future[Client], asyncio.Task[None]]
+"""A client once it is connected, and the task that holds it open."""
+
+
 class AsyncAdmin:
-    """Awaitable; it has a connection for each event loop it is used on."""
+    """Awaitable; it has a connection for each event loop it is used on.
+
+    And for each of the app's settings there: what is done now goes where they say now, and what
+    is awaited still comes from where it was asked for.
+    """
 
     def __init__(self, app: "Ganger") -> None:
         self._app = app
-        self._clients: dict[asyncio.AbstractEventLoop, asyncio.Task[Client]] = {}
-        self._guards: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
+        self._connections: dict[_Place, _Connection] = {}
 
     async def run_workflow(
         self,
@@ -108,9 +121,10 @@ class AsyncAdmin:
     ) -> list[str]:
         """Have a workflow run once at each of these times; the ids of the schedules.
 
-        ``at`` have a time zone; one that has passed is now. ``schedule_id`` makes it idempotent;
-        of several times the ids are ``<schedule_id>-1`` and so on. The other fields are those of
-        ``run_workflow``.
+        ``at`` have a time zone; one that has passed is now. ``schedule_id`` makes it idempotent:
+        a time that has had its run has no other, and with other times those that are not named any
+        more are deleted. Of several times the ids are ``<schedule_id>-1`` and so on. The other
+        fields are those of ``run_workflow``.
 
         Raises:
             InvalidInput: one of these is wrong; the text names the field.
@@ -158,56 +172,58 @@ class AsyncAdmin:
         return answer.schedules
 
     async def close(self) -> None:
-        """Close the connection of this event loop; it is opened again when needed."""
+        """Close the connections of this event loop; they are opened again when needed.
+
+        Who waits for one to be opened gets TransportClosed.
+        """
         loop = asyncio.get_running_loop()
-        opening, guard = self._clients.pop(loop, None), self._guards.get(loop)
-        try:
-            if opening is not None and opening.done() and not _failed(opening):
-                await opening.result().close()
-        finally:
-            if guard is not None:
-                guard.cancel()
-                await asyncio.gather(guard, return_exceptions=True)
+        own = [place for place in self._connections if place[0] is loop]
+        await asyncio.gather(*[_close(*self._connections.pop(place)) for place in own])
 
     async def client(self) -> Client:
         """This event loop's connection, opened when it is first asked for."""
-        loop = asyncio.get_running_loop()
-        opening = self._clients.get(loop)
-        if opening is None or (opening.done() and _failed(opening)):
-            opening = self._clients[loop] = asyncio.create_task(self._open())
+        place = asyncio.get_running_loop(), self._app.settings
+        connection = self._connections.get(place)
+        if connection is None:
+            opened: asyncio.Future[Client] = place[0].create_future()
+            connection = opened, asyncio.create_task(self._hold(place, opened))
+            self._connections[place] = connection
         # shielded: others may wait for the same connection
-        return await asyncio.shield(opening)
+        return await asyncio.shield(connection[0])
 
-    async def _open(self) -> Client:
-        settings = self._app.settings
-        if settings.embedded:
-            await asyncio.to_thread(ensure_dispatcher, settings)
-        client = Client(settings, self._app.open_transport("client"))
-        guard = asyncio.create_task(self._close_at_end(client))
-        self._guards[asyncio.get_running_loop()] = guard
-        try:
-            await client.connect()
-        except BaseException:
-            await self.close()
-            raise
-        return client
-
-    async def _close_at_end(self, client: Client) -> None:
-        """Close the client when this is cancelled, as ``asyncio.run`` does at its end.
+    async def _hold(self, place: _Place, opened: asyncio.Future[Client]) -> None:
+        """Open the connection, and close it when this is cancelled, as ``asyncio.run`` does.
 
         By then it has cancelled all that a tidy end would need.
         """
-        loop = asyncio.get_running_loop()
+        (loop, settings), client = place, None
+        failure: Exception = TransportClosed("the connection was closed while it was opened")
         try:
+            if settings.embedded:
+                await asyncio.to_thread(ensure_dispatcher, settings)
+            client = Client(settings, open_transport(settings, "client"))
+            await client.connect()
+            opened.set_result(client)
             await loop.create_future()
+        except Exception as exc:  # raised by ``client``, where it is waited for
+            failure = exc
         finally:
-            self._clients.pop(loop, None)
-            self._guards.pop(loop, None)
-            await client.disconnect()
+            if place in self._connections and self._connections[place][0] is opened:
+                del self._connections[place]
+            if client is not None:
+                await client.disconnect()
+            if not opened.done():
+                opened.set_exception(failure)
+                opened.exception()  # nobody needs to have waited for it
 
 
-def _failed(task: asyncio.Task[Any]) -> bool:
-    return task.cancelled() or task.exception() is not None
+async def _close(opened: asyncio.Future[Client], holding: asyncio.Task[None]) -> None:
+    try:
+        if opened.done() and opened.exception() is None:
+            await opened.result().close()
+    finally:
+        holding.cancel()
+        await asyncio.gather(holding, return_exceptions=True)
 
 
 def _times(at: datetime | Iterable[datetime]) -> list[datetime]:
@@ -249,8 +265,7 @@ def checked(fields: dict[str, Any], kind: type[M]) -> M:
     except msgspec.ValidationError as exc:
         message, _, place = str(exc).rpartition(" - at `$.")
         field = place.rstrip("`")
-        given = repr(fields.get(field))
-        shown = given if len(given) <= _MOST_SHOWN else f"{given[:_MOST_SHOWN]}…"
+        shown = quoted(fields.get(field), _MOST_SHOWN)
         raise InvalidInput(f"{field}: {shown} {_RIGHT.get(field, message)}") from exc
 
 
@@ -271,6 +286,7 @@ class Admin:
 
     def __init__(self, app: "Ganger") -> None:
         self.aio = AsyncAdmin(app)
+        self._app = app
         self._loop: BackgroundLoop | None = None
 
     run_workflow = _blocking(AsyncAdmin.run_workflow)
@@ -289,7 +305,14 @@ class Admin:
                 loop.close()
 
     def call(self, work: Coroutine[Any, Any, R]) -> R:
-        """Run it on the background thread, and wait for it."""
+        """Run it on the background thread, and wait for it.
+
+        Raises:
+            GangerError: the app is on a test's fleet, whose time stands still meanwhile.
+        """
         if self._loop is None:
             self._loop = BackgroundLoop("ganger-client")
-        return self._loop.call(work)
+        clock = self._app.clock
+        if clock is wall_clock or children_here() is not None:
+            return self._loop.call(work)
+        return self._loop.call_in_time(work, clock)

@@ -3,7 +3,7 @@
 import atexit
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, Never, Unpack
 
 from ganger_broker.crons import Cron
 from ganger_broker.definitions import (
@@ -15,22 +15,28 @@ from ganger_broker.definitions import (
 )
 from ganger_broker.errors import InvalidInput, InvalidWorkflow
 from ganger_broker.labels import LabelValue
+from ganger_broker.quoting import quoted
 from ganger_broker.settings import Settings
-from ganger_broker.transport import Transport
-from ganger_broker.transports import open_transport
 
 from .admin import Admin
+from .arguments import check_fields
 from .clock import wall_clock
 from .compute.configs import Compute
 from .compute.pools import Pool, Pools
 from .events import Events
 from .flow_control import make_rate_limit
 from .functions import Task, Workflow
-from .step import F, StepOptions, check_parentheses, declare_step
+from .step import STEP_FIELDS, F, StepOptions, check_name, check_parentheses, declare_step
 from .worker import Worker
 from .workflow import DEFAULT_SCHEDULE_TIMEOUT, Duration, declaration_of
 
-__all__ = ["Ganger"]
+__all__ = ["TASK_FIELDS", "WORKFLOW_FIELDS", "Ganger"]
+
+_EITHER = ("on_events", "on_crons", "version", "input_validator", "concurrency")
+WORKFLOW_FIELDS = (*_EITHER, "schedule_timeout", "sticky", "sticky_on_loss", "compute")
+"""What ``workflow`` takes, beside its name."""
+TASK_FIELDS = (*_EITHER, *STEP_FIELDS)
+"""What ``task`` takes, beside its name."""
 
 
 class Ganger:
@@ -68,6 +74,7 @@ class Ganger:
         input_validator: type[Any] | None = None,
         concurrency: Concurrency | Sequence[Concurrency] | None = None,
         compute: Compute | None = None,
+        **unknown: Never,
     ) -> Workflow:
         """Make a class a workflow; its steps are its methods decorated with ``step``.
 
@@ -89,8 +96,13 @@ class Ganger:
 
         Raises:
             InvalidWorkflow: something about it is wrong; the text names it.
+            TypeError: it takes no such argument.
         """
-        check_parentheses(name, "workflow")
+        check_parentheses(name, "app.workflow")
+        place = "" if name is None else f"workflow {quoted(name)}: "
+        if name is not None:
+            check_name(name, f"workflow {quoted(name)}")
+        check_fields(f"{place}app.workflow", unknown, WORKFLOW_FIELDS)
         self._name_pool(compute)
         options = {
             "on_events": on_events,
@@ -126,11 +138,13 @@ class Ganger:
         Raises:
             InvalidWorkflow: something about it is wrong; the text names it.
             InvalidLabel: a desired label is wrong; the text names it.
+            TypeError: it takes no such argument.
         """
-        check_parentheses(name, "task")
+        check_parentheses(name, "app.task")
         if "on_failure" in options or "parents" in options:
+            place = "task" if name is None else f"task {name!r}"
             raise InvalidWorkflow(
-                f"task {name!r}: has one step, and so no parents and none for failures; for "
+                f"{place}: has one step, and so no parents and none for failures; for "
                 "several: app.workflow(name=…)"
             )
 
@@ -138,6 +152,7 @@ class Ganger:
             if isinstance(function, Workflow):
                 raise InvalidWorkflow(f"task {function.name!r}: is a task or a workflow already")
             given = getattr(function, "__name__", "").lower() if name is None else name
+            check_fields(f"task {quoted(given)}: app.task", options, TASK_FIELDS)
             workflow = {
                 "on_events": on_events,
                 "on_crons": on_crons,
@@ -184,6 +199,7 @@ class Ganger:
         Raises:
             InvalidWorkflow: something about it is wrong; the text names it.
             InvalidLabel: a label is wrong; the text names it.
+            TypeError: it takes no such argument.
         """
         self._name_pool(options.get("compute"))
         return declare_step(name, parents=parents, **options)
@@ -287,10 +303,6 @@ class Ganger:
         loaded = Settings.load(**given)
         update = {name: getattr(loaded, name) for name in given}
         self.settings = self.settings.model_copy(update=update)
-
-    def open_transport(self, name: str) -> Transport:
-        """A transport to this app's broker, not connected yet."""
-        return open_transport(self.settings, name)
 
     def close(self) -> None:
         """Close what ``admin`` opened; done at exit by itself. ``admin.aio`` has its own."""

@@ -3,15 +3,19 @@
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+from ganger_broker.errors import GangerError
 from ganger_broker.event_loop import new_event_loop
 
 __all__ = ["BackgroundLoop", "check_may_block", "loops_at_work"]
 
 T = TypeVar("T")
+
+STANDSTILL = 10.0
+"""Real seconds that a call waits while the clock of a test stands still."""
 
 loops_at_work: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 """Loops that a worker has run on: to block one may be to wait for oneself."""
@@ -64,6 +68,28 @@ class BackgroundLoop:
         except BaseException:
             future.cancel()  # Ctrl-C while waiting: don't leave it running
             raise
+
+    def call_in_time(self, work: Coroutine[Any, Any, T], clock: Callable[[], int]) -> T:
+        """The same, where time is in somebody's hand: whoever waits here may be the one.
+
+        Raises:
+            GangerError: the clock has stood still for so long that nobody moves it.
+        """
+        future = self.submit(work)
+        try:
+            while True:
+                before = clock()
+                done, _ = concurrent.futures.wait([future], STANDSTILL)
+                if done:
+                    return future.result()
+                if clock() == before:
+                    raise GangerError(
+                        f"what is waited for has not come in {STANDSTILL:g} s of real time, and "
+                        "the fleet's time stands still: who waits cannot move it. Use "
+                        "fleet.run(…), or fleet.start(…) and fleet.advance(…)"
+                    )
+        finally:
+            future.cancel()
 
     def close(self) -> None:
         """Cancel what runs there, and end the thread."""

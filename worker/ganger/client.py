@@ -15,8 +15,6 @@ from ganger_broker.errors import (
     InvalidInput,
     InvalidMessage,
     OversizedMessage,
-    RunCancelled,
-    RunFailed,
     TransportClosed,
     TransportError,
 )
@@ -24,7 +22,6 @@ from ganger_broker.messages import (
     CancelRun,
     PushEvent,
     RunResult,
-    RunStatus,
     StreamItem,
     Trigger,
 )
@@ -34,10 +31,12 @@ from ganger_broker.transport import Delivery, Outgoing, Transport
 
 from .background import check_may_block
 from .current_step import children_here, slot_lent_here
+from .outcome import output_of
 from .publishing import publish_until_confirmed
 from .stream_reader import StreamReader
+from .unknown_threads import warn_of_thread
 
-__all__ = ["Client", "WorkflowRunRef", "output_of"]
+__all__ = ["Client", "WorkflowRunRef"]
 
 T = TypeVar("T")
 
@@ -106,8 +105,14 @@ class WorkflowRunRef:
             TimeoutError: it has not ended in time.
             TransportClosed: its client was closed.
         """
+        if not self.done:
+            warn_of_thread("result()")
+        return await self._result(timeout)
+
+    async def _result(self, seconds: float | None) -> dict[str, Any]:
+        """The same for who knows already that a step may wait for it here, or lends its slot."""
         async with slot_lent_here():
-            return await self._there(self._ended(timeout))
+            return await self._there(self._ended(seconds))
 
     def sync_result(self, timeout: float | None = None) -> dict[str, Any]:
         """The same as ``result``, blocking.
@@ -118,7 +123,9 @@ class WorkflowRunRef:
         """
         children = children_here()
         if children is not None:
-            return children.blocking(self.result(timeout), "await result()")
+            return children.blocking(self._result(timeout), "await result()")
+        if not self.done:
+            warn_of_thread("sync_result()")
         return self._blocking(self._ended(timeout), "sync_result()", "await result()")
 
     def stream(self) -> AsyncIterator[StreamItem]:
@@ -198,24 +205,6 @@ class WorkflowRunRef:
         if awaited.result is None:
             raise awaited.error or TransportClosed("the client was closed")
         return output_of(self.run_id, self.workflow, awaited.result)
-
-
-def output_of(run_id: str, workflow: str, result: RunResult) -> dict[str, Any]:
-    """What each step of a run that has ended returned; raised where it did not succeed."""
-    if result.status is RunStatus.SUCCEEDED:
-        return result.output
-    kind = RunCancelled if result.status is RunStatus.CANCELLED else RunFailed
-    text = f"run {run_id} of {workflow} {result.status.value}"
-    error = result.error
-    if error is None:
-        raise kind(text, result)
-    where = f" in step {error.step}" if error.step else ""
-    attempt = f" (attempt {error.attempt})" if error.attempt else ""
-    what = ": ".join(part for part in (error.type, error.message) if part)
-    raised = kind(f"{text}{where}{attempt}: {what} [{error.reason.value}]", result)
-    if error.traceback:
-        raised.add_note(error.traceback)
-    raise raised
 
 
 class Client:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import structlog
 from pydantic import ValidationError
 
@@ -14,12 +15,14 @@ from ganger_broker.durations import Duration, parse_duration
 from ganger_broker.errors import GangerError, InvalidInput
 from ganger_broker.fields import MAX_SECONDS, AttemptId, LogLevel
 from ganger_broker.labels import LabelValue
-from ganger_broker.messages import Assignment, RunError
+from ganger_broker.messages import RunError
+from ganger_broker.to_worker import Assignment
 
 from .children import ChildRef, Children
 from .live_labels import LiveLabels
 from .step import step_name_of
 from .step_stream import StepStream, check_level
+from .typed import read_again
 from .workflow import BoundStep
 
 __all__ = ["Context", "UnfitInput", "WorkerContext"]
@@ -118,7 +121,10 @@ class Context:
         self._exit: threading.Event | None = None  # made for the first who waits: few do
 
     def workflow_input(self) -> Any:
-        """The input of the run: a map, or an object of its workflow's ``input_validator``."""
+        """The input of the run: a map, or an object of its workflow's ``input_validator``.
+
+        In an ``on_failure_step`` it is the map as it came where it does not fit that model.
+        """
         return self._input
 
     def step_output(self, step: str | Callable[..., Any]) -> Any:
@@ -126,20 +132,30 @@ class Context:
 
         Where the parent says with its annotation that it returns a pydantic model, or models
         in lists and the like, these are objects again.
+        In an ``on_failure_step``: what any step returned that has succeeded.
 
         Raises:
-            InvalidInput: it is not a parent of this step.
+            InvalidInput: it is not a parent of this step, or has not succeeded.
         """
         parents = self._assignment.parents
         name = step if isinstance(step, str) else step_name_of(step)
         if name not in parents:
-            known = ", ".join(parents) or "it has none"
-            raise InvalidInput(
-                f"step_output: {step!r} is not a parent of {self._assignment.step!r}; "
-                f"its parents: {known}"
-            )
+            raise InvalidInput(f"step_output: {self._no_output(step, name)}")
         kind = self._step.returned.get(name or "") if self._step is not None else None
-        return parents[name] if kind is None else kind.validate_python(parents[name])
+        return parents[name] if kind is None else read_again(kind, parents[name])
+
+    def _no_output(self, step: object, name: str | None) -> str:
+        """Why there is no output of it, and of which steps there is one."""
+        known = ", ".join(self._assignment.parents)
+        if not self._assignment.errors:  # this is no step for failures
+            return (
+                f"{step!r} is not a parent of {self._assignment.step!r}; "
+                f"its parents: {known or 'it has none'}"
+            )
+        why = "is no step that has succeeded"
+        if name in self._assignment.errors:
+            why = "has failed (see step_run_errors())"
+        return f"{(name or step)!r} {why}; there are outputs of: {known or 'no step'}"
 
     def step_run_errors(self) -> dict[str, RunError]:
         """In an ``on_failure_step``: why each step that failed did, by its name.
@@ -280,7 +296,7 @@ class Context:
             await self._stream.put_when_room(data)
 
     def _validate(self) -> None:
-        """Make the input an object of its model.
+        """Make the input an object of its model; a step for failures is to run all the same.
 
         Raises:
             UnfitInput: it does not fit.
@@ -288,8 +304,13 @@ class Context:
         if self._step is None or self._step.input_model is None:
             return
         try:
-            self._input = self._step.input_model.model_validate(self._assignment.input)
-        except ValidationError as exc:
+            text = msgspec.json.encode(self._assignment.input)
+            self._input = self._step.input_model.model_validate_json(text)
+        except Exception as exc:  # validators are the user's code, and raise anything
+            if self._step.on_failure:
+                return
+            if not isinstance(exc, ValidationError):
+                raise
             first = exc.errors(include_url=False)[0]
             path = "".join(f".{part}" for part in first["loc"])
             raise UnfitInput(f"$.input{path}: {first['msg']}") from exc

@@ -11,6 +11,8 @@ from ganger_broker.fields import MAX_CRONS
 from ganger_broker.labels import conditions_to_desired, parse_desired
 from ganger_broker.plain_values import plain
 
+from .step import in_order
+
 __all__ = ["checked_crons"]
 
 
@@ -23,7 +25,7 @@ def checked_crons(given: Any, place: str) -> list[Cron]:
     """
     if isinstance(given, str | Cron) or not isinstance(given, Iterable):
         raise InvalidWorkflow(f"{place}: {given!r} must be a list of cron expressions or Cron(…)")
-    crons = list(given)
+    crons = in_order(given)
     if len(crons) > MAX_CRONS:
         raise InvalidWorkflow(f"{place}: at most {MAX_CRONS}, these are {len(crons)}")
     return [_checked(cron, f"{place}[{at}]") for at, cron in enumerate(crons)]

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from ganger_broker.errors import MissingExtra
+from ganger_broker.leaving import ignore_signals
 from ganger_broker.settings import MEMORY_URL, Settings
 
 from .background import BackgroundLoop
@@ -102,5 +103,6 @@ def load_part(group: str, what: str) -> Callable[..., Any]:
 
 
 def _stop(loop: BackgroundLoop, dispatcher: Embedded) -> None:
+    ignore_signals()  # the process ends
     with contextlib.suppress(Exception):
         loop.submit(dispatcher.stop()).result(STOP_PATIENCE)

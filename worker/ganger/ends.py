@@ -9,7 +9,8 @@ import structlog
 from ganger_broker.codec import encode_event
 from ganger_broker.errors import InvalidInput, MalformedMessage
 from ganger_broker.labels import LabelValue
-from ganger_broker.messages import Assignment, FailureReason, Outcome, RunError, StepFinished
+from ganger_broker.messages import FailureReason, Outcome, RunError, StepFinished
+from ganger_broker.to_worker import Assignment
 
 from .context import UnfitInput
 from .failures import NonRetryable, RetryAfter, error_of
@@ -69,6 +70,8 @@ class Ends:
             failure = error_of(exc)
             failure.traceback = None  # it is all ours
             return self.failed(assignment, failure, retryable=False)
+        except Exception as exc:  # a serializer or a validator of the step's own
+            return self.failed(assignment, error_of(exc), retryable=False)
         return packed
 
     def failed(self, assignment: Assignment, failure: RunError, **fields: Any) -> bytes:

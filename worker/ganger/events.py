@@ -8,6 +8,7 @@ from ganger_broker.errors import InvalidInput
 from ganger_broker.event_keys import check_event_key
 from ganger_broker.messages import PushEvent
 from ganger_broker.plain_values import plain
+from ganger_broker.quoting import quoted
 
 from .admin import checked
 from .step import written
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from .admin import Admin, AsyncAdmin
 
 __all__ = ["AsyncEvents", "Events"]
+
+EventToPush = (
+    tuple[str, Mapping[str, Any] | None] | tuple[str, Mapping[str, Any] | None, Mapping[str, Any]]
+)
+_SHAPE = "(key, payload) or (key, payload, fields)"
+_FIELDS = ("event_id", "metadata", "priority", "desired_worker_labels")
 
 
 class AsyncEvents:
@@ -44,25 +51,34 @@ class AsyncEvents:
             InvalidInput: one of these is wrong; the text names the field.
             TransportError: the broker refuses the connection.
         """
-        event = _event(key, payload, event_id, metadata, priority, desired_worker_labels)
+        event = _event(
+            key,
+            payload,
+            event_id=event_id,
+            metadata=metadata,
+            priority=priority,
+            desired_worker_labels=desired_worker_labels,
+        )
         await (await self._admin.client()).push([(key, event)])
         return event.event_id or ""
 
-    async def bulk_push(
-        self, events: Iterable[tuple[str, Mapping[str, Any]]], *, priority: int = 1
-    ) -> list[str]:
-        """Push many (key, payload) at once; the events' ids, in their order.
+    async def bulk_push(self, events: Iterable[EventToPush], *, priority: int = 1) -> list[str]:
+        """Push many at once; the events' ids, in their order.
 
-        Returns when the broker has confirmed them all.
+        Each is (key, payload), or (key, payload, fields): a map of the other fields of ``push``,
+        such as an ``event_id``. Returns when the broker has confirmed them all.
 
         Raises:
             InvalidInput: one of them is wrong, and none was pushed; the text names it.
             TransportError: the broker refuses the connection.
         """
+        if isinstance(events, str | bytes | Mapping) or not isinstance(events, Iterable):
+            raise InvalidInput(f"events: {quoted(events)} must be a list of {_SHAPE}")
         made = []
-        for number, (key, payload) in enumerate(events):
+        for number, given in enumerate(events):
             try:
-                made.append((key, _event(key, payload, None, None, priority, None)))
+                key, payload, fields = _parts(given)
+                made.append((key, _event(key, payload, **{"priority": priority, **fields})))
             except InvalidInput as exc:
                 raise InvalidInput(f"events[{number}]: {exc}") from exc
         await (await self._admin.client()).push(made)
@@ -80,20 +96,32 @@ class Events:
         """The same as ``aio.push``, blocking."""
         return self._admin.call(self.aio.push(key, payload, **fields))
 
-    def bulk_push(
-        self, events: Iterable[tuple[str, Mapping[str, Any]]], *, priority: int = 1
-    ) -> list[str]:
+    def bulk_push(self, events: Iterable[EventToPush], *, priority: int = 1) -> list[str]:
         """The same as ``aio.bulk_push``, blocking."""
         return self._admin.call(self.aio.bulk_push(events, priority=priority))
+
+
+def _parts(given: object) -> tuple[str, Mapping[str, Any] | None, Mapping[str, Any]]:
+    """Key, payload and the other fields of one of many events."""
+    if not isinstance(given, tuple | list) or not 2 <= len(given) <= 3:
+        raise InvalidInput(f"{quoted(given)} must be {_SHAPE}")
+    key, payload, fields = given if len(given) == 3 else (*given, {})
+    if not isinstance(fields, Mapping):
+        raise InvalidInput(f"{quoted(fields)} must be a map of the other fields of an event")
+    for field in fields:
+        if field not in _FIELDS:
+            raise InvalidInput(f"{field!r} is no field of an event; there are {', '.join(_FIELDS)}")
+    return key, payload, fields
 
 
 def _event(
     key: str,
     payload: Mapping[str, Any] | None,
-    event_id: str | None,
-    metadata: Mapping[str, Any] | None,
-    priority: int,
-    desired_worker_labels: Mapping[str, Any] | None,
+    *,
+    event_id: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    priority: int = 1,
+    desired_worker_labels: Mapping[str, Any] | None = None,
 ) -> PushEvent:
     check_event_key(key, "key")
     fields = {

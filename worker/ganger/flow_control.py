@@ -10,6 +10,7 @@ from ganger_broker.definitions import (
     ConcurrencyStrategy,
     RateLimit,
     WorkflowDefinition,
+    check_keys,
     check_rates,
 )
 from ganger_broker.durations import Duration, parse_duration
@@ -63,14 +64,19 @@ def checked_concurrency(
     """The concurrency limits of a workflow.
 
     Raises:
-        InvalidWorkflow: one of them is none, or has something wrong.
+        InvalidWorkflow: one of them is none, or has something wrong, or two have one key.
     """
     rules: Any = [] if given is None else [given] if isinstance(given, Concurrency) else given
     if not isinstance(rules, Sequence) or not all(isinstance(rule, Concurrency) for rule in rules):
         raise InvalidWorkflow(f"{place}: {given!r} must be a Concurrency(…), or a list of them")
     if len(rules) > MAX_CONCURRENCY:
         raise InvalidWorkflow(f"{place}: at most {MAX_CONCURRENCY} limits, these are {len(rules)}")
-    return [_checked(rule, f"{place}[{at}]") for at, rule in enumerate(rules)]
+    checked = [_checked(rule, f"{place}[{at}]") for at, rule in enumerate(rules)]
+    try:
+        check_keys(checked, place)
+    except InvalidInput as exc:
+        raise InvalidWorkflow(str(exc)) from exc
+    return checked
 
 
 def _checked(rule: Concurrency, place: str) -> Concurrency:

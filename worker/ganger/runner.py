@@ -12,15 +12,9 @@ from structlog.contextvars import bind_contextvars
 
 from ganger_broker.definitions import action_of
 from ganger_broker.errors import InvalidInput
-from ganger_broker.messages import (
-    Assignment,
-    StepRefreshed,
-    StepReleased,
-    StepReturned,
-    StepStarted,
-    StepWaits,
-)
+from ganger_broker.messages import StepRefreshed, StepReleased, StepReturned, StepStarted, StepWaits
 from ganger_broker.pool_labels import MEMORY_MB
+from ganger_broker.to_worker import Assignment
 from ganger_broker.transport import Delivery
 
 from .admin import AsyncAdmin

@@ -15,23 +15,21 @@ from ganger_broker.definitions import RateLimit, WorkflowDefinition
 from ganger_broker.errors import (
     GangerError,
     InvalidMessage,
+    InvalidSetting,
     InvalidWorkflow,
     TransportClosed,
     TransportError,
 )
 from ganger_broker.labels import LabelValue
 from ganger_broker.messages import (
-    Assignment,
-    CancelAttempt,
     Heartbeat,
     LabelsChanged,
-    Refused,
-    RegisterAgain,
     WorkerDraining,
     WorkerLeft,
     WorkerRegistered,
 )
 from ganger_broker.settings import Settings
+from ganger_broker.to_worker import Assignment, CancelAttempt, Refused, RegisterAgain
 from ganger_broker.topology import Binding, Exchange, Queue
 from ganger_broker.transport import Delivery, Outgoing, Subscription, Transport
 
@@ -130,6 +128,7 @@ class WorkerRuntime:
 
         Raises:
             GangerError: the broker refuses this worker, or what it has to declare.
+            InvalidSetting: another process has taken its id.
             InvalidWorkflow: another worker has a different definition of the same version.
         """
         flusher = asyncio.create_task(self._outbox.run())
@@ -248,7 +247,13 @@ class WorkerRuntime:
                 )
             # waits for the confirm: while the broker is away they must not pile up
             beat = Heartbeat(
-                self._id, self.incarnation, self._runner.held, usage.memory_mb(), usage.cpus()
+                self._id,
+                self.incarnation,
+                self._runner.held,
+                usage.memory_mb(),
+                usage.cpus(),
+                self._labels.snapshot()[1],
+                self._draining,
             )
             await self._outbox.say(beat)
             if self._settings.health_file is not None:
@@ -277,9 +282,12 @@ class WorkerRuntime:
         self._subscription.ack([delivery])
 
     def _refused(self, message: Refused) -> None:
+        if message.incarnation not in ("", self.incarnation):
+            return  # for another process that takes from this queue, and is told again
         self._log.error("refused by the dispatcher", reason=message.reason)
         if message.for_good and not self._refusal.done():
-            self._refusal.set_exception(InvalidWorkflow(message.reason))
+            error = InvalidSetting if message.incarnation else InvalidWorkflow
+            self._refusal.set_exception(error(message.reason))
             self._refusal.exception()  # it may be leaving already, and asks no more
 
     def _assigned(self, assignment: Assignment, delivery: Delivery) -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, TypeVar, Unpack
 
@@ -12,12 +12,17 @@ from ganger_broker.errors import InvalidInput, InvalidWorkflow
 from ganger_broker.expressions import check_expression, check_sets_labels
 from ganger_broker.fields import MAX_RETRIES, MAX_SECONDS, NAME_PATTERN
 from ganger_broker.labels import LabelValue, conditions_to_desired, parse_desired
+from ganger_broker.quoting import quoted
 
+from .arguments import check_fields
 from .compute.configs import Compute
 from .compute.pools import checked_compute
 from .flow_control import checked_units
 
 __all__ = [
+    "FUNCTIONS",
+    "STEPS_WRITTEN",
+    "STEP_FIELDS",
     "STEP_MARK",
     "F",
     "Step",
@@ -26,6 +31,7 @@ __all__ = [
     "check_parentheses",
     "declare_step",
     "from_input",
+    "in_order",
     "mark_step",
     "seconds_of",
     "step_definition",
@@ -34,6 +40,7 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 DEFAULT_TIMEOUT = 60.0
 DEFAULT_BACKOFF_MAX = 300.0
@@ -41,6 +48,8 @@ DEFAULT_JITTER = 0.1
 
 STEP_MARK = "__ganger_step__"
 """The attribute of a method that says that it is a step, and which."""
+STEPS_WRITTEN = "__ganger_steps_written__"
+"""The attribute of a class that has all steps that were written in its body, as they came."""
 
 
 @dataclass(frozen=True)
@@ -79,24 +88,58 @@ class StepOptions(TypedDict, total=False):
     compute: Compute | None
 
 
+STEP_FIELDS = tuple(StepOptions.__annotations__)
+
+
+@dataclass(frozen=True)
+class Style:
+    """A way to write steps: what it is called where a mistake is told, and what a step takes."""
+
+    noun: str
+    decorator: str
+    for_failures: str
+    decorated: str
+    takes: tuple[str, str]
+
+
+METHODS = Style(
+    "step",
+    "app.step",
+    "app.on_failure_step",
+    "a method of a workflow class",
+    ("self", "context"),
+)
+FUNCTIONS = Style(
+    "task",
+    "wf.task",
+    "wf.on_failure_task",
+    "a function of (input, context)",
+    ("input", "context"),
+)
+
+
 def declare_step(
     name: str | None,
     *,
     parents: Iterable[str | Callable[..., Any]] = (),
     on_failure: bool = False,
-    takes: tuple[str, str] = ("self", "context"),
+    style: Style = METHODS,
     **options: Unpack[StepOptions],
 ) -> Callable[[F], F]:
-    """The decorator that makes a method a step; see ``Ganger.step``."""
-    check_parentheses(name, "on_failure_step" if on_failure else "step")
+    """The decorator that makes a method, or a function, a step; see ``Ganger.step``."""
+    decorator = style.for_failures if on_failure else style.decorator
+    check_parentheses(name, decorator)
 
     def decorate(function: F) -> F:
         if not inspect.isfunction(function):
-            raise InvalidWorkflow(f"step: decorates a method of a workflow class, not {function!r}")
+            word = decorator.rpartition(".")[2]
+            raise InvalidWorkflow(f"{word}: decorates {style.decorated}, not {function!r}")
         given = function.__name__.lower() if name is None else name
-        place = f"step {given!r}"
+        place = f"{style.noun} {quoted(given)}"
         check_name(given, place)
-        _check_function(function, place, takes)
+        takes = STEP_FIELDS if on_failure else ("parents", *STEP_FIELDS)
+        check_fields(f"{place}: {decorator}", options, takes)
+        _check_function(function, place, style.takes)
         before = _parents(parents, place)
         if on_failure and before:
             raise InvalidWorkflow(
@@ -104,9 +147,26 @@ def declare_step(
             )
         step = _step(place, given, on_failure, before, **options)
         setattr(function, STEP_MARK, step)
+        _class_body(function).setdefault(STEPS_WRITTEN, []).append(step)
         return function
 
     return decorate
+
+
+def _class_body(function: Callable[..., Any]) -> dict[str, Any]:
+    """What the class that is being written has so far; of a function that is no method, nothing.
+
+    A second method of one name takes the first one's place in it before anybody sees the class.
+    """
+    owner = function.__qualname__.rpartition(".")[0]
+    frame = inspect.currentframe() if owner else None
+    while frame is not None:
+        if not frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # else it is a function's
+            body = frame.f_locals
+            if body.get("__qualname__") == owner and body.get("__module__") == function.__module__:
+                return body
+        frame = frame.f_back
+    return {}
 
 
 def _step(
@@ -144,6 +204,11 @@ def _step(
         checked_compute(compute, place),
         tuple(step for step in parents.values() if step is not None),
     )
+
+
+def in_order(given: Iterable[T], key: Callable[[T], str] = str) -> list[T]:
+    """As it was written; a set, which each process has in an order of its own, by this key."""
+    return sorted(given, key=key) if isinstance(given, Set) else list(given)
 
 
 def mark_step(method: F, like: Callable[..., Any]) -> F:
@@ -197,11 +262,10 @@ def step_definition(step: Step, schedule_timeout: float, pool: str | None) -> St
 
 
 def check_parentheses(name: object, decorator: str) -> None:
-    """Refuse a decorator that was written without its parentheses."""
+    """Refuse a decorator, ``app.step``, that was written without its parentheses."""
     if callable(name):
-        raise InvalidWorkflow(
-            f"{decorator}: write @app.{decorator}() with its parentheses, above {name!r}"
-        )
+        word = decorator.rpartition(".")[2]
+        raise InvalidWorkflow(f"{word}: write @{decorator}() with its parentheses, above {name!r}")
 
 
 def check_name(name: object, place: str) -> None:
@@ -225,13 +289,15 @@ def _check_function(function: Callable[..., Any], place: str, takes: tuple[str, 
 def _parents(parents: Iterable[str | Callable[..., Any]], place: str) -> dict[str, "Step | None"]:
     """By their names; those that were given as functions with the steps that these are."""
     if isinstance(parents, str) or not isinstance(parents, Iterable):
-        raise InvalidWorkflow(f"{place}: parents: {parents!r} must be a list of steps")
+        raise InvalidWorkflow(f"{place}: parents: {quoted(parents)} must be a list of steps")
     found: dict[str, Step | None] = {}
-    for parent in parents:
+    for parent in in_order(parents, key=lambda each: step_name_of(each) or str(each)):
         step = None if isinstance(parent, str) else getattr(parent, STEP_MARK, None)
         name = parent if isinstance(parent, str) else step_name_of(parent)
         if name is None:
-            raise InvalidWorkflow(f"{place}: parents: {parent!r} is neither a step nor its name")
+            raise InvalidWorkflow(
+                f"{place}: parents: {quoted(parent)} is neither a step nor its name"
+            )
         if name in found:
             raise InvalidWorkflow(f"{place}: parents: {name!r} is given twice")
         found[name] = step
@@ -242,7 +308,9 @@ def _sets_labels(given: object, place: str) -> dict[str, LabelValue | FromInput]
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise InvalidWorkflow(f"{place}: {given!r} must be a map of a label's key to its value")
+        raise InvalidWorkflow(
+            f"{place}: {quoted(given)} must be a map of a label's key to its value"
+        )
     check_sets_labels(given, place)
     return dict(given)
 
@@ -251,14 +319,14 @@ def _retries(retries: object, place: str) -> int:
     if isinstance(retries, int) and not isinstance(retries, bool) and 0 <= retries <= MAX_RETRIES:
         return retries
     raise InvalidWorkflow(
-        f"{place}: retries: {retries!r} must be a whole number from 0 to {MAX_RETRIES:,}"
+        f"{place}: retries: {quoted(retries)} must be a whole number from 0 to {MAX_RETRIES:,}"
     )
 
 
 def _number(given: object, place: str, least: float, most: float) -> float:
     if isinstance(given, int | float) and not isinstance(given, bool) and least <= given <= most:
         return float(given)
-    raise InvalidWorkflow(f"{place}: {given!r} must be a number from {least:g} to {most:g}")
+    raise InvalidWorkflow(f"{place}: {quoted(given)} must be a number from {least:g} to {most:g}")
 
 
 def seconds_of(given: Duration, place: str) -> float:
@@ -268,5 +336,7 @@ def seconds_of(given: Duration, place: str) -> float:
     except InvalidInput as exc:
         raise InvalidWorkflow(str(exc)) from exc
     if seconds > MAX_SECONDS:
-        raise InvalidWorkflow(f"{place}: {given!r} is over {MAX_SECONDS:,.0f} s, which is the most")
+        raise InvalidWorkflow(
+            f"{place}: {quoted(given)} is over {MAX_SECONDS:,.0f} s, which is the most"
+        )
     return seconds

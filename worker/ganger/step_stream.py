@@ -10,8 +10,9 @@ from typing import Any, get_args
 from ganger_broker.codec import encode
 from ganger_broker.errors import GangerError, InvalidInput
 from ganger_broker.fields import MAX_LOG_LINES, MAX_LOG_TEXT, LogLevel
-from ganger_broker.messages import Assignment, LogLine, StepLogged, StreamItem
+from ganger_broker.messages import LogLine, StepLogged, StreamItem
 from ganger_broker.plain_values import plain
+from ganger_broker.to_worker import Assignment
 from ganger_broker.transport import Outgoing
 
 from .outbox import Outbox

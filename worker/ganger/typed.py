@@ -1,14 +1,16 @@
 """What steps say with their annotations that they return: pydantic models, alone or in others."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, get_args, get_type_hints
 
+import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ganger_broker.errors import InvalidInput
 from ganger_broker.plain_values import plain
 
-__all__ = ["Returned", "checked_output", "returned_by"]
+__all__ = ["Returned", "checked_output", "read_again", "returned_by"]
 
 Returned = TypeAdapter[Any]
 
@@ -29,6 +31,12 @@ def _has_model(annotation: Any) -> bool:
     return any(_has_model(part) for part in get_args(annotation))
 
 
+def read_again(kind: Returned, value: Any) -> Any:
+    """What was stored or sent, as objects again. It is read as JSON is: there the strictest model
+    takes a date as text."""
+    return kind.validate_json(msgspec.json.encode(value))
+
+
 def checked_output(returned: Returned | None, output: Any, place: str) -> Any:
     """What a step returned, as it is stored and sent, if it is what its annotation says.
 
@@ -38,14 +46,16 @@ def checked_output(returned: Returned | None, output: Any, place: str) -> Any:
     """
     if returned is None:
         return plain(output, place)
-    stored = plain(_read(returned, output, place, "as its annotation says"), place)
-    _read(returned, stored, place, "where it is read again from what its model dumps")
+    fitting = _checked(returned.validate_python, output, place, "as its annotation says")
+    stored = plain(fitting, place)
+    when = "where it is read again from what its model dumps"
+    _checked(partial(read_again, returned), stored, place, when)
     return stored
 
 
-def _read(returned: Returned, value: Any, place: str, when: str) -> Any:
+def _checked(read: Callable[[Any], Any], value: Any, place: str, when: str) -> Any:
     try:
-        return returned.validate_python(value)
+        return read(value)
     except ValidationError as exc:
         wrong = "; ".join(
             ".".join([place, *map(str, error["loc"])]) + f": {error['msg']}"

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from uuid import uuid4
@@ -19,6 +20,8 @@ from ganger_broker.garbage import collect_seldom
 from ganger_broker.labels import LabelValue
 from ganger_broker.logs import configure_logging
 from ganger_broker.pool_labels import pool_of_worker
+from ganger_broker.quoting import quoted
+from ganger_broker.transports import open_transport
 
 from .background import BackgroundLoop, loops_at_work
 from .compute.configs import Compute
@@ -29,8 +32,9 @@ from .functions import Workflow
 from .importing import check_not_importing
 from .live_labels import LiveLabels
 from .runtime import WorkerRuntime
-from .signals import stopping_on_signals
+from .signals import restoring_signals, stopping_on_signals
 from .starving import ending_without_memory
+from .unknown_threads import only_a_worker_here
 from .workflow import BoundStep, Duration, bind, declaration_of
 
 if TYPE_CHECKING:
@@ -63,17 +67,18 @@ class Worker:
         region: str | None = None,
     ) -> None:
         if not isinstance(name, str) or not name:
-            raise InvalidInput(f"worker: name: {name!r} must be a text that is not empty")
+            raise InvalidInput(f"worker: name: {quoted(name)} must be a text that is not empty")
         self.name = name
         self.id = f"{name}-{uuid4().hex[:8]}" if worker_id is None else worker_id
         if not isinstance(self.id, str) or not re.fullmatch(WORKER_ID_PATTERN, self.id):
             raise InvalidInput(
-                f"worker: name {name!r} makes the id {self.id!r}; it must be 1 to 128 letters, "
-                "digits and _ . -"
+                f"worker: name {quoted(name)} makes the id {quoted(self.id)}; it must be 1 to 128 "
+                "letters, digits and _ . -"
             )
         if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= MAX_SLOTS:
             raise InvalidInput(
-                f"worker {name!r}: slots: {slots!r} must be a whole number from 1 to {MAX_SLOTS}"
+                f"worker {name!r}: slots: {quoted(slots)} must be a whole number from 1 to "
+                f"{MAX_SLOTS}"
             )
         self.slots = slots
         self._app = app
@@ -154,7 +159,10 @@ class Worker:
         if not structlog.is_configured() and not logging.getLogger().handlers:
             configure_logging(self._app.settings)
         collect_seldom(COLLECT_AFTER)
-        run(self._run_signalled(grace))
+        with ExitStack() as until_closed:  # a signal may come while the loop is closed, too
+            until_closed.enter_context(restoring_signals())
+            until_closed.enter_context(only_a_worker_here())
+            run(self._run_signalled(grace, until_closed))
 
     async def run(self, *, grace: Duration | None = None) -> None:
         """Work until ``stop`` is called; ``start`` on a loop of your own, without signals.
@@ -178,7 +186,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         runtime = self._runtime = WorkerRuntime(
             settings,
-            self._app.open_transport(self.id),
+            open_transport(self._app.settings, self.id),
             worker_id=self.id,
             name=self.name,
             slots=self.slots,
@@ -206,8 +214,9 @@ class Worker:
         if loop is not None and runtime is not None:
             loop.call_soon_threadsafe(lambda: runtime.stop(force=force))
 
-    async def _run_signalled(self, grace: Duration | None) -> None:
-        with ending_without_memory(), stopping_on_signals(lambda force: self.stop(force=force)):
+    async def _run_signalled(self, grace: Duration | None, until_closed: ExitStack) -> None:
+        until_closed.enter_context(stopping_on_signals(lambda force: self.stop(force=force)))
+        with ending_without_memory():
             await self.run(grace=grace)
 
     async def __aenter__(self) -> Self:

@@ -17,14 +17,26 @@ from ganger_broker.definitions import (
     action_of,
 )
 from ganger_broker.durations import Duration
-from ganger_broker.errors import InvalidWorkflow
+from ganger_broker.errors import InvalidInput, InvalidWorkflow
+from ganger_broker.event_keys import check_event_pattern
 from ganger_broker.fields import MAX_STEPS, MAX_VERSION
+from ganger_broker.quoting import quoted
 
 from .compute.configs import Compute
 from .compute.pools import Pools, checked_compute
 from .crons import checked_crons
 from .flow_control import checked_concurrency
-from .step import STEP_MARK, Step, check_name, check_parentheses, seconds_of, step_definition
+from .input_schema import input_schema
+from .step import (
+    STEP_MARK,
+    STEPS_WRITTEN,
+    Step,
+    check_name,
+    check_parentheses,
+    in_order,
+    seconds_of,
+    step_definition,
+)
 from .typed import Returned, returned_by
 
 __all__ = [
@@ -61,12 +73,14 @@ class BoundStep:
 
     ``input_model``: the pydantic model of the run's input. ``returned``: what the workflow's
     steps return by their names, where they say that it is a model, or has models in it.
+    ``on_failure``: it runs when another has failed for good.
     """
 
     call: Callable[[Any], Any]
     is_async: bool
     input_model: type[Any] | None = None
     returned: Mapping[str, Returned] = field(default_factory=dict)
+    on_failure: bool = False
 
 
 def declare_workflow(
@@ -85,13 +99,13 @@ def declare_workflow(
 ) -> Callable[[C], C]:
     """The decorator that makes a class a workflow; see ``Ganger.workflow``. ``pools`` names
     those of its steps."""
-    check_parentheses(name, "workflow")
+    check_parentheses(name, "app.workflow")
 
     def decorate(cls: C) -> C:
         if not isinstance(cls, type):
             raise InvalidWorkflow(f"workflow: decorates a class, not {cls!r}")
         given = cls.__name__.lower() if name is None else name
-        place = f"workflow {given!r}"
+        place = f"workflow {quoted(given)}"
         check_name(given, place)
         _check_events(on_events, place)
         _check_version(version, place)
@@ -112,7 +126,7 @@ def declare_workflow(
             given,
             [defined(step) for step in own],
             version,
-            on_events=list(on_events),
+            on_events=in_order(on_events),
             on_crons=checked_crons(on_crons, f"{place}: on_crons"),
             on_failure=None if failure is None else defined(failure),
             sticky=None if sticky is None else _choice(StickyStrategy, sticky, f"{place}: sticky"),
@@ -157,9 +171,14 @@ def bind(workflow: object) -> dict[str, BoundStep]:
     calls = {step: getattr(workflow, method) for step, method in declaration.methods.items()}
     said = {step: returned_by(call) for step, call in calls.items()}
     returned = {step: kind for step, kind in said.items() if kind is not None}
+    failure = declaration.definition.on_failure
     return {
         action_of(declaration.definition.name, step): BoundStep(
-            call, inspect.iscoroutinefunction(call), declaration.input_validator, returned
+            call,
+            inspect.iscoroutinefunction(call),
+            declaration.input_validator,
+            returned,
+            failure is not None and step == failure.name,
         )
         for step, call in calls.items()
     }
@@ -180,30 +199,50 @@ def _steps_of(cls: type, place: str) -> list[tuple[str, Step]]:
                 found[method] = step
             else:
                 found.pop(method, None)  # overridden by something that is no step
+        _check_written(base, place)
     if len(found) > MAX_STEPS:
         raise InvalidWorkflow(f"{place}: has {len(found)} steps, at most {MAX_STEPS} are taken")
     return list(found.items())
 
 
+def _check_written(cls: type, place: str) -> None:
+    """Every step of a class body is still there: a subclass may override one, its own class not."""
+    left = [getattr(each, STEP_MARK, None) for each in vars(cls).values()]
+    for step in vars(cls).get(STEPS_WRITTEN, ()):
+        if not any(step is each for each in left):
+            raise InvalidWorkflow(
+                f"{place}: the step {step.name!r} is not in its class {cls.__qualname__} any more: "
+                "something else took its place: another method of that name, an assignment below, "
+                "or a decorator above that keeps none of its attributes (functools.wraps does)"
+            )
+
+
 def _schema_of(model: object, place: str) -> dict[str, Any] | None:
     if model is None:
         return None
-    if not isinstance(model, type) or not hasattr(model, "model_json_schema"):
-        raise InvalidWorkflow(f"{place}: input_validator: {model!r} must be a pydantic model class")
-    schema: dict[str, Any] = model.model_json_schema()
-    return schema
+    if not isinstance(model, type) or not hasattr(model, "__pydantic_core_schema__"):
+        raise InvalidWorkflow(
+            f"{place}: input_validator: {quoted(model)} must be a pydantic model class"
+        )
+    return input_schema(model)
 
 
-def _check_events(on_events: object, place: str) -> None:
+def _check_events(on_events: Any, place: str) -> None:
     is_list = isinstance(on_events, Iterable) and not isinstance(on_events, str)
-    if not is_list or not all(isinstance(e, str) and e for e in on_events):  # type: ignore[attr-defined]
-        raise InvalidWorkflow(f"{place}: on_events: {on_events!r} must be a list of names")
+    if not is_list or not all(isinstance(e, str) and e for e in on_events):
+        raise InvalidWorkflow(f"{place}: on_events: {quoted(on_events)} must be a list of names")
+    for number, pattern in enumerate(on_events):
+        try:
+            check_event_pattern(pattern, f"{place}: on_events[{number}]")
+        except InvalidInput as exc:
+            raise InvalidWorkflow(str(exc)) from exc
 
 
 def _check_version(version: object, place: str) -> None:
     if not isinstance(version, str) or len(version) > MAX_VERSION:
         raise InvalidWorkflow(
-            f"{place}: version: {version!r} must be a string of at most {MAX_VERSION} characters"
+            f"{place}: version: {quoted(version)} must be a string of at most {MAX_VERSION} "
+            "characters"
         )
 
 
@@ -212,7 +251,7 @@ def _choice(kind: type[E], given: object, place: str) -> E:
         return kind(str(given).lower())
     except ValueError as exc:
         choices = " or ".join(repr(choice.value) for choice in kind)
-        raise InvalidWorkflow(f"{place}: {given!r} must be {choices}") from exc
+        raise InvalidWorkflow(f"{place}: {quoted(given)} must be {choices}") from exc
 
 
 def _check_dag(steps: Sequence[Step], place: str) -> None:
@@ -256,7 +295,7 @@ def _check_sticky(definition: WorkflowDefinition, place: str) -> None:
     hard = definition.sticky is StickyStrategy.HARD
     if definition.sticky_on_loss is StickyOnLoss.REPIN and not hard:
         raise InvalidWorkflow(f"{place}: sticky_on_loss: 'repin' is for sticky=HARD")
-    pools = dict.fromkeys(step.pool for step in definition.steps)
+    pools = dict.fromkeys(step.pool for step in definition.every_step())
     if hard and len(pools) > 1:
         names = " and ".join(pool or "no pool" for pool in pools)
         raise InvalidWorkflow(

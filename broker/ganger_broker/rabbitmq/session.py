@@ -12,6 +12,7 @@ from pamqp.exceptions import PAMQPException
 from yarl import URL
 
 from ganger_broker.errors import TransportError, TransportTimeout
+from ganger_broker.settings import environment_name
 from ganger_broker.topology import Binding, Exchange, Queue
 
 from .frames import Tap, TapFactory
@@ -134,8 +135,11 @@ class Session:
                 async with wrapping(f"exchange {name!r}"):
                     await channel.exchange_declare(name, exchange_type=kind, durable=True)
             case Queue(name, arguments):
-                async with wrapping(f"queue {name!r}"):
-                    await channel.queue_declare(name, durable=True, arguments=arguments)
+                try:
+                    async with wrapping(f"queue {name!r}"):
+                        await channel.queue_declare(name, durable=True, arguments=arguments)
+                except TransportError as exc:
+                    raise _of_another_type(exc) from exc
             case Binding(exchange, queue, key):
                 async with wrapping(f"binding of queue {queue!r} to exchange {exchange!r}"):
                     await channel.queue_bind(queue, exchange, key)
@@ -168,6 +172,14 @@ async def wrapping(what: str) -> AsyncIterator[None]:
         raise ConnectionLost(f"{what}: {_text(exc)}") from exc
     except (PAMQPException, ValueError, TypeError) as exc:
         raise TransportError(f"{what}: cannot be sent: {exc}") from exc
+
+
+def _of_another_type(error: TransportError) -> TransportError:
+    """The same, with what to do where it is a queue of another type that is there."""
+    if "'x-queue-type'" not in str(error):
+        return error
+    name = environment_name("queue_type")
+    return TransportError(f"{error}; {name} (--queue-type) must be the same for a whole deployment")
 
 
 async def attempt(what: str, call: Awaitable[object]) -> None:

@@ -1,17 +1,18 @@
 """The verb ``doctor``."""
 
 import asyncio
+import os
 
 import typer
 
 from ganger_broker.errors import InvalidSetting
 from ganger_broker.logs import configure_logging
-from ganger_broker.settings import Settings, flag_name
+from ganger_broker.settings import Settings, flag_name, misspelt
 from ganger_broker.urls import without_password
 from ganger_dispatcher.doctor import Finding, Status, examine
 
 from .options import AsJson, BrokerUrl, Prefix, RedisUrl
-from .printing import print_json
+from .printing import print_json, say
 
 __all__ = ["doctor"]
 
@@ -34,7 +35,7 @@ def doctor(
         print_json(findings)
     else:
         for finding in findings:
-            typer.echo(_line(finding))
+            say(_line(finding))
     if any(finding.status is Status.WRONG for finding in findings):
         raise typer.Exit(1)
 
@@ -52,7 +53,14 @@ def _findings(broker_url: str | None, redis_url: str | None, prefix: str | None)
         advice = "all of it is inside the process that opened it; there is nothing to check here"
         return [Finding("settings", Status.WARNING, found, advice)]
     configure_logging(settings)
-    return [Finding("settings", Status.OK, found), *asyncio.run(examine(settings))]
+    return [_of_names(found), *asyncio.run(examine(settings))]
+
+
+def _of_names(found: str) -> Finding:
+    meant = [f"{name}: did you mean {known}?" for name, known in misspelt(os.environ).items()]
+    if not meant:
+        return Finding("settings", Status.OK, found)
+    return Finding("settings", Status.WARNING, found, "no setting: " + "; ".join(meant))
 
 
 def _line(finding: Finding) -> str:

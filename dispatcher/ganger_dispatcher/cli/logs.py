@@ -10,7 +10,7 @@ from ganger_dispatcher.core.records import KeptLine
 from ganger_dispatcher.store import RedisStore
 
 from .options import AsJson, Prefix, RedisUrl, ask, settings_for_reading
-from .printing import print_json, time_text
+from .printing import print_json, say, time_text
 
 __all__ = ["logs"]
 
@@ -32,13 +32,13 @@ def logs(
         return
     for line in lines:
         place = line.attempt.removeprefix(f"{run_id}/")
-        typer.echo(f"{time_text(line.at)} {line.level:<7} {place}: {line.message}")
+        say(f"{time_text(line.at)} {line.level:<7} {place}: {line.message}")
     if not lines:
-        typer.echo("its steps have logged nothing", err=True)
+        say("its steps have logged nothing", err=True)
 
 
 async def _lines(store: RedisStore, run_id: str) -> list[KeptLine]:
     lines = await store.log(run_id)
-    if not lines and await store.run(run_id) is None:
+    if not (lines or await store.held_run(run_id) or await store.run(run_id)):
         raise InvalidInput(f"there is no run {run_id!r} (or its retention is over)")
     return lines

@@ -12,12 +12,14 @@ from rich.table import Table
 
 from ganger_broker.errors import InvalidInput
 from ganger_broker.labels import parse_desired
+from ganger_broker.terminal import visible
+from ganger_dispatcher.core.states import StepStatus
 from ganger_dispatcher.dry_run import dry_run
 from ganger_dispatcher.explanation import Explanation, Reason
 from ganger_dispatcher.inspection import StepExplanation, explain_step
 
 from .options import AsJson, Prefix, RedisUrl, ask, settings_for_reading
-from .printing import add_row, error_text, id_table, print_json, time_text
+from .printing import add_row, error_text, id_table, print_json, say, time_text
 
 __all__ = ["explain", "match", "show_explanation"]
 
@@ -37,6 +39,8 @@ def explain(
     prefix: Prefix = None,
 ) -> None:
     """Say why a step waits, worker by worker, the nearest misses first.
+
+    "held": it is no run yet, as no worker has registered its workflow.
 
     "not now": workers that can take it are full, draining or paused. "never with this
     fleet": no live worker meets what it requires.
@@ -71,24 +75,23 @@ def match(
     if as_json:
         print_json(explanation)
         return
-    console = Console(markup=False)
     chosen = explanation.selected
-    console.print(f"selected: {chosen}" if chosen else "selected: nobody", highlight=False)
+    say(f"selected: {chosen}" if chosen else "selected: nobody")
     if explanation.workers:
-        console.print(_reasons_table(_plain(explanation)))
+        Console().print(_reasons_table(_plain(explanation)))
     else:
-        console.print("there are no workers in it")
+        say("there are no workers in it")
 
 
 def show_explanation(console: Console, found: StepExplanation) -> None:
     """Print why a step waits, for people; the console takes no markup."""
-    console.print(_explain_text(found), highlight=False)
+    console.print(visible(_explain_text(found)), highlight=False)
     if found.verdict is not None and found.workers:
         console.print(_reasons_table(found.workers))
 
 
 def _refuse(text: str) -> NoReturn:
-    typer.echo(f"ganger: {text}", err=True)
+    say(f"ganger: {text}", err=True)
     raise typer.Exit(2)
 
 
@@ -114,8 +117,14 @@ def _explain_text(found: StepExplanation) -> str:
         text += f"\n{error_text(found.error)}"
     if found.retry_at is not None:
         text += f"\nit will be tried again at {time_text(found.retry_at)}"
+    if found.held_until is not None:
+        until = time_text(found.held_until)
+        text += f"\nit waits for {found.waits_for}"
+        return f"{text}\nit is held until {until} (GANGER_HOLD), and dead-lettered then"
     if found.waits_for is not None:
-        return f"{text}\nnot now, it waits for its turn: {found.waits_for}"
+        runs = found.status in (StepStatus.ASSIGNED, StepStatus.RUNNING)
+        turn = "it waits for" if runs else "not now, it waits for its turn:"
+        return f"{text}\n{turn} {found.waits_for}"
     if found.verdict is None:
         return text
     if found.pinned is not None:

@@ -1,4 +1,6 @@
-"""How verbs print: JSON for programs, tables for people."""
+"""How verbs print: JSON for programs, tables for people.
+
+The only place where they do, so that nothing reaches a terminal that it would obey."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -11,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ganger_broker.messages import RunError
+from ganger_broker.terminal import visible, visible_json
 
 __all__ = [
     "add_row",
@@ -19,6 +22,7 @@ __all__ = [
     "id_table",
     "print_json",
     "print_table",
+    "say",
     "time_text",
 ]
 
@@ -28,7 +32,13 @@ _UNBROKEN = 36
 
 def print_json(value: Any) -> None:
     """Print indented JSON."""
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    typer.echo(visible_json(text))
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a text for people, in which nothing is left that a terminal would obey."""
+    typer.echo(visible(text), err=err)
 
 
 def print_table(table: Table, rows: list[Any], nothing: str) -> None:
@@ -48,7 +58,7 @@ def id_table(first: str, *others: str, ids: Iterable[str], title: str | None = N
 
 def add_row(table: Table, *cells: str) -> None:
     """Cells are what users wrote: brackets in them are brackets, and no markup."""
-    table.add_row(*map(Text, cells))
+    table.add_row(*(Text(visible(cell)) for cell in cells))
 
 
 def error_text(error: RunError) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import FrameType
 from typing import Annotated
 
 import structlog
@@ -12,6 +13,7 @@ import typer
 from ganger_broker.errors import InvalidSetting
 from ganger_broker.event_loop import run
 from ganger_broker.garbage import collect_seldom
+from ganger_broker.leaving import SIGNALS, ignore_signals
 from ganger_broker.logs import configure_logging
 from ganger_broker.settings import Settings, flag_name
 from ganger_broker.transports import open_transport
@@ -69,6 +71,7 @@ def dispatcher(
     with _metrics(settings, named("metrics_port", metrics_port)) as metrics:
         collect_seldom(_COLLECT_AFTER)
         run(_dispatch(settings, metrics))
+        ignore_signals()
 
 
 @contextmanager
@@ -95,8 +98,13 @@ async def _dispatch(settings: Settings, metrics: Metrics | None) -> None:
     transport = open_transport(settings, "dispatcher", missed_soon=True)
     service = Dispatcher(settings, transport, store, metrics=metrics)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, service.stop)
+
+    def tell(number: int, frame: FrameType | None) -> None:  # a loop's own go when it is closed
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(service.stop)
+
+    for number in SIGNALS:
+        signal.signal(number, tell)
     try:
         await service.run()
     finally:

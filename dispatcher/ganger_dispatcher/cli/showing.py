@@ -6,12 +6,27 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from ganger_dispatcher.core.records import RunHeader, StepRun, Worker
+from ganger_dispatcher.core.records import Held, RunHeader, StepRun, Worker
+from ganger_dispatcher.store import RedisStore
 
 from .options import AsJson, Prefix, RedisUrl, ask, settings_for_reading
-from .printing import add_row, date_text, error_text, id_table, print_json, print_table, time_text
+from .printing import (
+    add_row,
+    date_text,
+    error_text,
+    id_table,
+    print_json,
+    print_table,
+    say,
+    time_text,
+)
 
 __all__ = ["runs", "schedules", "workers"]
+
+Run = tuple[str, RunHeader, dict[str, StepRun]]
+
+_NAMED = 3
+"""Workflows of held triggers that a line names."""
 
 
 def workers(as_json: AsJson = False, redis_url: RedisUrl = None, prefix: Prefix = None) -> None:
@@ -41,13 +56,24 @@ def workers(as_json: AsJson = False, redis_url: RedisUrl = None, prefix: Prefix 
 
 def runs(
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many, newest first.")] = 20,
+    held: Annotated[
+        bool,
+        typer.Option("--held", help="Show the triggers whose workflow no worker has registered."),
+    ] = False,
     as_json: AsJson = False,
     redis_url: RedisUrl = None,
     prefix: Prefix = None,
 ) -> None:
-    """Show the newest runs and where their steps are."""
+    """Show the newest runs and where their steps are.
+
+    A trigger that is held is no run yet, and not among them: below them is how many there are.
+    """
     settings = settings_for_reading(redis_url, prefix)
-    found = ask(settings, lambda store: store.newest_runs(limit))
+    if held:
+        waiting = ask(settings, lambda store: store.held())
+        _show_held(waiting[:limit], len(waiting), as_json)
+        return
+    found, waiting = ask(settings, lambda store: _runs_and_held(store, limit))
     if as_json:
         print_json([_run_json(*run) for run in found])
         return
@@ -66,6 +92,8 @@ def runs(
             time_text(header.created_at) + _took_text(header),
         )
     print_table(table, found, "there are no runs")
+    if waiting:
+        say(_held_text(waiting))
 
 
 def schedules(as_json: AsJson = False, redis_url: RedisUrl = None, prefix: Prefix = None) -> None:
@@ -89,6 +117,49 @@ def schedules(as_json: AsJson = False, redis_url: RedisUrl = None, prefix: Prefi
             date_text(schedule.last_at) if schedule.last_at else "",
         )
     print_table(table, found, "there are no schedules")
+
+
+async def _runs_and_held(store: RedisStore, most: int) -> tuple[list[Run], list[Held]]:
+    held = await store.held()  # first: what begins in between is told twice, and not left out
+    return await store.newest_runs(most), held
+
+
+def _held_text(held: list[Held]) -> str:
+    """That there are some, and for which workflows."""
+    workflows = sorted({each.trigger.workflow for each in held})
+    more = f" and {len(workflows) - _NAMED} more" if len(workflows) > _NAMED else ""
+    are = "1 trigger is" if len(held) == 1 else f"{len(held)} triggers are"
+    return (
+        f"{are} held, as no worker has registered {', '.join(workflows[:_NAMED])}{more}; "
+        "ganger runs --held shows more"
+    )
+
+
+def _show_held(held: list[Held], count: int, as_json: bool) -> None:
+    if as_json:
+        print_json([_held_json(each) for each in held])
+        return
+    ids = (each.run_id for each in held)
+    table = id_table("run", "workflow", "held until", ids=ids, title="Held triggers")
+    for each in held:
+        add_row(table, each.run_id, each.trigger.workflow, date_text(each.until))
+    if count > len(held):
+        table.caption = f"and {count - len(held)} more; --limit shows more"
+    print_table(table, held, "no trigger is held")
+
+
+def _held_json(held: Held) -> dict[str, Any]:
+    trigger = held.trigger
+    return {
+        "run_id": held.run_id,
+        "workflow": trigger.workflow,
+        "held_until": held.until,
+        "input": trigger.input,
+        "metadata": trigger.metadata,
+        "priority": trigger.priority,
+        "desired_worker_labels": trigger.desired_worker_labels,
+        "parent": trigger.parent,
+    }
 
 
 def _worker_json(worker: Worker) -> dict[str, Any]:

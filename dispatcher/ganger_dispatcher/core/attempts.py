@@ -104,6 +104,14 @@ def watch(state: State, run: Run, name: str) -> None:
         state.wake(step.timeout_at, "timeout", attempt_id(run.id, name, step.attempt))
 
 
+def is_over_time(state: State, attempt: str) -> bool:
+    """Whether a running attempt's time is over."""
+    found = _current(state, attempt)
+    if found is None or found[2].status is not StepStatus.RUNNING:
+        return False
+    return found[2].timeout_at is not None and found[2].timeout_at <= state.now
+
+
 def timed_out(state: State, attempt: str) -> None:
     """The time of a running attempt is over and its worker is deaf: it has failed.
 
@@ -111,13 +119,11 @@ def timed_out(state: State, attempt: str) -> None:
     said nothing at all since may be lost rather than deaf, and what it had is for others.
     """
     found = _current(state, attempt)
-    if found is None or found[2].status is not StepStatus.RUNNING:
+    if found is None:
         return
     _, name, step = found
-    if step.timeout_at is None or step.timeout_at > state.now:
-        return
     worker = state.workers[step.worker or ""]
-    over_at = step.timeout_at - state.policy.timeout_grace
+    over_at = (step.timeout_at or state.now) - state.policy.timeout_grace
     if worker.id in state.unheard or worker.heartbeat_at < over_at:
         lost_at = worker.heartbeat_at + state.policy.worker_timeout
         state.wake(max(lost_at, state.now + 1), "timeout", attempt)

@@ -16,8 +16,11 @@ from ganger_broker.messages import (
     WorkerDraining,
     WorkerKilled,
     WorkerLeft,
+    WorkerPaused,
     WorkerRegistered,
+    WorkerResumed,
 )
+from ganger_broker.to_worker import RegisterAgain
 
 from . import (
     attempts,
@@ -33,7 +36,7 @@ from . import (
     workers,
 )
 from .coming import expect_again
-from .effects import Effect
+from .effects import Effect, Tell
 from .facts import (
     AssignmentImpossible,
     AssignmentReturned,
@@ -48,10 +51,11 @@ from .facts import (
     TriggerReceived,
     UnscheduleRequested,
 )
+from .outages import all_are_heard, hold_longer, nobody_was_heard, without
 from .rates import Rate
 from .records import Run, Snapshot, WorkerState, step_run_id
-from .registering import anticipate
-from .state import Policy, State, Timer, TimerFailed
+from .registering import anticipate, choose_newest
+from .state import Policy, State, Timer, TimerFailed, to_blame
 from .states import StepStatus
 from .versions import actions_of
 from .workflow import Workflow
@@ -70,8 +74,18 @@ _DUE = {
 }
 """What is done about a wake-up, by its kind; that of workers is looked at together."""
 
-_LOOK_AGAIN = 1000
-"""Milliseconds until a silent worker is looked at again while events are still unread."""
+_FOR_WANT_OF_WORD = {
+    "worker": workers.is_silent,
+    "timeout": attempts.is_over_time,
+    "pending": progress.is_overdue,
+    "patience": placing.is_patient,
+    "held": triggers.is_held_too_long,
+}
+"""Wake-ups that are for nothing once a worker has said something, and whether they still mean
+anything: nothing is done about them before all that was said until they were due has been read."""
+
+_WAITING = ("pending", "patience", "held")
+"""Those for which time stands still while workers cannot be heard."""
 
 Fact = (
     Event
@@ -108,6 +122,11 @@ class Core:
         """When to hand in ``TimePassed`` at the latest, ms; None: no need."""
         return self.state.wake_at
 
+    @property
+    def to_read(self) -> int | None:
+        """Up to when, ms, the workers' words have to be read for ``TimePassed`` to mean more."""
+        return min((timer.due for timer in self.state.unread), default=None)
+
     def begin_batch(self) -> None:
         """What was returned so far is stored: the store can be asked for runs that ended."""
         self.state.ended.clear()
@@ -119,9 +138,11 @@ class Core:
         state.now = now
         if late > state.policy.worker_timeout // 2:
             # this process was held up: what the workers said meanwhile is still in the queue
-            workers.fresh_deadlines(state)
+            nobody_was_heard(state, now - late)
         state.effects = []
         self._handle(fact)
+        if state.deaf_since is not None and not state.unheard:
+            all_are_heard(state)
         while state.orphans or state.vacated:
             triggers.cancel_orphans(state)
             concurrency.admit_waiting(state)
@@ -154,8 +175,8 @@ class Core:
                 triggers.dropped(state, fact)
             case TimePassed():
                 self._time_passed(fact)
-            case BrokerRestored():
-                workers.fresh_deadlines(state)
+            case BrokerRestored(since=since):
+                nobody_was_heard(state, since)
             case WorkerRegistered():
                 workers.registered(state, fact)
             case _:
@@ -188,6 +209,10 @@ class Core:
                 workers.heartbeat(state, event, worker)
             case WorkerDraining():
                 workers.draining(state, event, worker)
+            case WorkerPaused():
+                workers.paused(state, event, worker)
+            case WorkerResumed():
+                workers.resumed(state, event, worker)
             case WorkerLeft():
                 workers.left(state, event, worker)
             case WorkerKilled():
@@ -195,37 +220,46 @@ class Core:
 
     def _time_passed(self, fact: TimePassed) -> None:
         state = self.state
-        due = list(state.due())
-        if not fact.caught_up:
-            # the workers' word may be among what is still to be read
-            for timer in due:
-                if timer.kind in ("worker", "timeout"):
-                    state.wake(state.now + _LOOK_AGAIN, timer.kind, timer.name)
-            due = [timer for timer in due if timer.kind not in ("worker", "timeout")]
+        before, state.unread = state.unread, []
+        due = []
+        for timer in (*before, *state.due()):
+            with to_blame(timer.kind, timer.name):
+                if self._counts(timer, fact.read_to):
+                    due.append(timer)
         # those that are lost go before anything is given to them
-        due = [timer for timer in due if not self._is_skipped(timer)]
         workers.silence(state, [timer.name for timer in due if timer.kind == "worker"])
         for timer in due:
-            if timer.kind != "worker":
-                try:
+            with to_blame(timer.kind, timer.name):
+                if timer.kind != "worker" and self._means_something(timer):
                     _DUE[timer.kind](state, timer.name)
-                except Exception as exc:
-                    raise TimerFailed(timer.kind, timer.name) from exc
 
-    def _is_skipped(self, timer: Timer) -> bool:
-        return (timer.kind, timer.name) in self._skipped
+    def _counts(self, timer: Timer, read_to: int | None) -> bool:
+        """Whether something is to be done about it now; if not yet, it is kept."""
+        if (timer.kind, timer.name) in self._skipped or not self._means_something(timer):
+            return False
+        if timer.kind not in _FOR_WANT_OF_WORD:
+            return True
+        if timer.kind in _WAITING and self.state.deaf_since is not None:
+            self.state.stand_still.append(timer)
+            return False
+        if read_to is not None and read_to < timer.due:
+            self.state.unread.append(timer)
+            return False
+        return True
+
+    def _means_something(self, timer: Timer) -> bool:
+        means_something = _FOR_WANT_OF_WORD.get(timer.kind)
+        return means_something is None or means_something(self.state, timer.name)
 
     def restore(self, snapshot: Snapshot, now: int) -> list[Effect]:
         """Begin from what the leader before left in Redis; what is to be done or done again."""
         state = self.state
         state.now = now
         state.effects = []
-        state.seen.update(snapshot.definitions)
-        for definition in snapshot.workflows:
-            state.workflows[definition.name] = Workflow(definition)
-            anticipate(state, definition)
+        began_with = _workflows(state, snapshot)
+        # not all may have been heard again since an outage that a leader before knew of
+        heard_at = min((worker.heartbeat_at for worker in snapshot.workers), default=now)
         for worker in sorted(snapshot.workers, key=lambda w: (w.given_at, w.registered_at, w.id)):
-            worker.heartbeat_at = now
             worker.attempts = dict.fromkeys(worker.attempts, now)
             if worker.state is WorkerState.UNREACHABLE:
                 worker.state = WorkerState.READY
@@ -239,42 +273,50 @@ class Core:
                 worker.used,
                 is_open=worker.is_open,
             )
+            if worker.state is WorkerState.PAUSED:
+                state.placement.pause(worker.id)
             if worker.coming:
                 expect_again(state, worker)
+            worker.heartbeat_at = now
             workers.watch(state, worker)
             pools.noticed(state, worker.labels)
+            known = state.came
+            if any(which not in known.get(n, {}) for n, (_, which) in worker.workflows.items()):
+                state.emit(Tell(worker.id, RegisterAgain()))  # its definitions were lost
         pools.restore(state, snapshot.pools)
-        state.unheard.update(state.workers)
+        if state.workers:
+            nobody_was_heard(state, now)
         for use in snapshot.rates:
             state.rates[use.limit.key] = Rate(use.limit, use.used)
         for schedule in snapshot.schedules:
             schedules.watch(state, schedule)
-        self._restore_runs(snapshot, now)
+        choose_newest(state, [*state.workflows])
+        self._restore_runs(snapshot, began_with, heard_at)
         for held in snapshot.held:
-            state.held[held.run_id] = held
-            state.wake(held.until, "held", held.run_id)
+            hold_longer(state, held, heard_at)
             triggers.join_family(state, held.run_id, held.trigger.parent)
         while state.look_again:
             placing.look_again(state)
         return state.effects
 
-    def _restore_runs(self, snapshot: Snapshot, now: int) -> None:
+    def _restore_runs(
+        self, snapshot: Snapshot, began_with: dict[str, Workflow], heard_at: int
+    ) -> None:
+        """``heard_at``: since then nobody was heard, ms."""
         state = self.state
         pending = []
-        began_with = {
-            name: Workflow(definition) for name, definition in snapshot.definitions.items()
-        }
         runs = sorted(snapshot.runs, key=lambda run: (run[1].created_at, run[0]))
         for run_id, header, step_runs in runs:
             run = Run(run_id, header, began_with[header.definition], step_runs)
             state.runs[run_id] = run
             concurrency.enter_again(state, run)
-            for name, step in step_runs.items():
+            for name, step in list(step_runs.items()):
                 if step.status is StepStatus.PENDING:
+                    step_runs[name] = without(step, heard_at, state.now)
                     turn = state.turn(header.priority, step.pending_since or 0)
                     pending.append((turn, run_id, name))
                 elif step.status is StepStatus.BACKOFF:
-                    state.wake(step.retry_at or now, "backoff", step_run_id(run_id, name))
+                    state.wake(step.retry_at or state.now, "backoff", step_run_id(run_id, name))
                 elif step.status in (StepStatus.ASSIGNED, StepStatus.RUNNING):
                     attempts.resend(state, run, name)
                     attempts.watch(state, run, name)
@@ -284,3 +326,16 @@ class Core:
             placing.place_again(state, state.runs[run_id], name)
         state.vacated.update(dict.fromkeys(state.groups))
         concurrency.admit_waiting(state)
+
+
+def _workflows(state: State, snapshot: Snapshot) -> dict[str, Workflow]:
+    """Know the definitions that there are; all of them by digest."""
+    by_digest = {which: Workflow(each) for which, each in snapshot.definitions.items()}
+    for definition in snapshot.workflows:
+        newest = Workflow(definition)
+        state.workflows[definition.name] = newest
+        came = [which for which in snapshot.came.get(definition.name, ()) if which in by_digest]
+        state.came[definition.name] = {which: by_digest[which] for which in came}
+        state.came[definition.name].setdefault(newest.digest, newest)
+        anticipate(state, definition)
+    return by_digest

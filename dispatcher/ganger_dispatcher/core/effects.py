@@ -12,8 +12,9 @@ from ganger_broker.definitions import WorkflowDefinition
 from ganger_broker.deployments import PoolLoad
 from ganger_broker.fields import AttemptId
 from ganger_broker.labels import LabelValue
-from ganger_broker.messages import Assignment, RunResult, ToWorker
+from ganger_broker.messages import RunResult
 from ganger_broker.schedules import ScheduleList
+from ganger_broker.to_worker import Assignment, ToWorker
 
 from .records import Held, KeptLine, RateUse, ReplyAddress, RunHeader, Schedule, StepRun, Worker
 
@@ -216,9 +217,10 @@ class ReleaseAttempt(msgspec.Struct, frozen=True):
 
 
 class StoreWorkflow(msgspec.Struct, frozen=True):
-    """Keep a workflow's definition."""
+    """Keep a workflow's definition. ``came``: digests of all its definitions, as they came."""
 
     definition: WorkflowDefinition
+    came: tuple[str, ...]
 
 
 class Hold(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonschema.exceptions import ValidationError
 
-__all__ = ["MOST_STEPS", "Effort", "TooMuch", "bounded", "spend"]
+__all__ = ["MOST_STEPS", "Check", "Effort", "TooMuch", "bounded", "spend"]
 
 MOST_STEPS = 20_000
 """Of 10 to 30 µs each: a fraction of a second for the worst input, less than a third of a lease."""

@@ -38,13 +38,14 @@ class TriggerReceived(msgspec.Struct, frozen=True):
 
 
 class EventPushed(msgspec.Struct, frozen=True):
-    """An event has come that may start runs. ``triggers``: those it starts, and follows."""
+    """An event has come that may start runs. ``ended``: by id the results of those of them that
+    have ended."""
 
     key: str
     event: PushEvent
     event_id: str
     reply: ReplyAddress | None = None
-    triggers: tuple[str, ...] = ()
+    ended: dict[str, RunResult] = {}
 
 
 class MessageRefused(msgspec.Struct, frozen=True):
@@ -114,10 +115,13 @@ class MessageDropped(msgspec.Struct, frozen=True):
 
 
 class BrokerRestored(msgspec.Struct, frozen=True):
-    """The broker is back after a loss: silence until now says nothing about the workers."""
+    """The broker is back after a loss: silence since then, ms, says nothing about the workers."""
+
+    since: int
 
 
 class TimePassed(msgspec.Struct, frozen=True):
-    """A wake-up that was asked for. ``caught_up``: all that workers said so far has been read."""
+    """A wake-up that was asked for. ``read_to``: what workers said until then, ms, has all been
+    read; without it, what they said until now."""
 
-    caught_up: bool = True
+    read_to: int | None = None

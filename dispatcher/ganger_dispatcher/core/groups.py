@@ -12,7 +12,7 @@ from .effects import Unqueue
 from .records import Run
 from .state import State
 
-__all__ = ["Group", "GroupId", "groups_of", "leave"]
+__all__ = ["Group", "GroupId", "Line", "LineId", "groups_of", "leave"]
 
 _MOST_TEXT = 100
 
@@ -21,14 +21,36 @@ GroupId = tuple[str, str, str]
 a digest."""
 
 
-class Group:
-    """Runs of one value of the key: those that go on, oldest first, and those that wait."""
+LineId = tuple[GroupId, ...]
+"""All the groups of the runs in a line."""
 
-    __slots__ = ("running", "waiting")
+
+class Group:
+    """Runs of one value of the key: those that go on, and those that are queued, for whatever
+    limit. And the lines that wait for room here: a heap of turns, of which those count that are
+    their line's newest."""
+
+    __slots__ = ("queued", "running", "waiting")
 
     def __init__(self) -> None:
         self.running: dict[str, None] = {}
-        self.waiting: list[tuple[int, int, str]] = []
+        self.queued: dict[str, None] = {}
+        self.waiting: list[tuple[int, int, int, LineId]] = []
+
+
+class Line:
+    """Runs of the same groups that wait, in their turn. The line waits as one, in one group that
+    is full: so lines take turns there, however many runs are in each."""
+
+    __slots__ = ("group_id", "number", "runs", "served_at")
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[int, int, str]] = []
+        self.group_id: GroupId
+        """Where it waits, and with which number."""
+        self.number = 0
+        self.served_at = 0
+        """When a run of it was let in, ms: the next one has its turn after others since."""
 
 
 def groups_of(state: State, run: Run) -> list[tuple[GroupId, Group, Concurrency]]:
@@ -67,4 +89,5 @@ def leave(state: State, run: Run) -> None:
         state.emit(Unqueue(run.id))
     for group_id, group, _ in groups_of(state, run):
         group.running.pop(run.id, None)
+        group.queued.pop(run.id, None)
         state.vacated[group_id] = None

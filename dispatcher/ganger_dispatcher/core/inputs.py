@@ -15,7 +15,7 @@ from jsonschema.validators import create
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from .effort import Effort, TooMuch, bounded, spend
+from .effort import Check, Effort, TooMuch, bounded, spend
 from .texts import matcher, unfit_for
 
 __all__ = ["InputSchema", "schema_problem"]
@@ -136,6 +136,29 @@ def _identity(value: Any) -> Any:
     return (bool, value) if isinstance(value, bool) else value
 
 
+def _tagged(check: Check) -> Check:
+    """Of a union whose branches one property tells apart only the branch that it names is looked
+    at. Held against all, the nearest to fit may be another one, of which a right field is wrong."""
+
+    def looking(validator: Any, branches: Any, instance: Any, schema: Any) -> Errors:
+        told_by = schema.get("discriminator") or {}
+        name, mapping = told_by.get("propertyName"), told_by.get("mapping") or {}
+        if not mapping or not isinstance(instance, dict):
+            yield from check(validator, branches, instance, schema) or ()
+            return
+        tag = instance.get(name)
+        if isinstance(tag, str) and tag in mapping:
+            yield from validator.descend(instance, {"$ref": mapping[tag]})
+        elif any(check(validator, branches, instance, schema) or ()):
+            choices = ", ".join(map(repr, mapping))
+            if name in instance:
+                yield ValidationError(f"{tag!r} is not one of {choices}", path=[name])
+            else:
+                yield ValidationError(f"{name!r} is a required property")
+
+    return looking
+
+
 _CHECKS = {
     **Draft202012Validator.VALIDATORS,
     "pattern": _pattern,
@@ -143,6 +166,8 @@ _CHECKS = {
     "patternProperties": _pattern_properties,
     "additionalProperties": _additional_properties,
     "uniqueItems": _unique_items,
+    "anyOf": _tagged(Draft202012Validator.VALIDATORS["anyOf"]),
+    "oneOf": _tagged(Draft202012Validator.VALIDATORS["oneOf"]),
 }
 # their search for what others have looked at is not bounded; pydantic never writes them
 del _CHECKS["unevaluatedItems"], _CHECKS["unevaluatedProperties"]

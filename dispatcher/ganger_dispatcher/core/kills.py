@@ -15,8 +15,9 @@ from ganger_broker.messages import RunError, WorkerKilled
 
 from .attempts import attempt_failed, attempt_lost, attempt_returned, is_current, is_started
 from .effects import Count, DeleteQueue, Note
-from .placing import look_again, repin
+from .placing import look_again, repin, tell_apart
 from .records import Worker
+from .registering import choose_newest
 from .state import State
 from .workers import forget
 
@@ -26,6 +27,7 @@ __all__ = ["killed"]
 def killed(state: State, event: WorkerKilled, worker: Worker) -> None:
     """The worker is gone, as one that was lost; what it had goes on by what it did."""
     attempts = forget(state, worker)
+    changed = choose_newest(state, worker.workflows)
     state.emit(
         DeleteQueue(worker.id),
         Count("workers_killed"),
@@ -49,6 +51,7 @@ def killed(state: State, event: WorkerKilled, worker: Worker) -> None:
         else:
             attempt_returned(state, attempt)
     repin(state, worker.id)
+    tell_apart(state, changed)
     look_again(state)
 
 

@@ -3,7 +3,8 @@
 from msgspec.structs import replace
 
 from ganger_broker.labels import Requirement
-from ganger_broker.messages import Assignment, StepWaits
+from ganger_broker.messages import StepWaits
+from ganger_broker.to_worker import Assignment
 from ganger_dispatcher.placement.scorer import weights
 
 from . import pools
@@ -19,6 +20,7 @@ from .effects import (
     StoreWaits,
     TakeAttempt,
 )
+from .moving import follow_pool
 from .patience import plain, stages
 from .rates import blocked_by, count_on, has_room, held_back, look_at, next_waiting, take
 from .records import Run, StepRun, Worker, attempt_id, step_run_id
@@ -30,6 +32,7 @@ from .versions import as_defined
 __all__ = [
     "assignment",
     "hold",
+    "is_patient",
     "is_waiting",
     "leave_backlog",
     "look_again",
@@ -60,6 +63,7 @@ def make_pending(
         worker=None,
         retry_at=None,
         pending_since=since or state.now,
+        patient_since=None,
         deadline=deadline,
         assigned_at=None,
         started_at=None,
@@ -68,22 +72,28 @@ def make_pending(
     place(state, run, name)
 
 
-def place(state: State, run: Run, name: str, *, in_turn: bool = False) -> None:
+def place(state: State, run: Run, name: str, *, in_turn: str | None = None) -> None:
     """Give a pending step to the best worker, or put it in the backlog.
 
     While a preference with patience is required, only as long as somebody meets it.
-    ``in_turn``: it overtakes nobody who waits for a rate limit.
+    ``in_turn``: key of a rate limit in which it overtakes nobody who waits for it.
     """
-    step = has_room(state, run, name)
+    has_room(state, run, name)
     if may_repin(state, run):
         unpin(state, run)
+    may_move = follow_pool(state, run, name)
     full = state.placement.expecting(requirement_of(run, name))
     own = _by_its_definition(state, run, full)
     full = own or full
     prefer = preferred(run, name)
-    since = step.pending_since or state.now
+    if prefer is not None and state.placement.can_take(prefer, plain(full)):
+        _give(state, run, name, prefer, in_turn=in_turn)
+        return
+    if stages(full) and held_back(state, run, name, in_turn=in_turn):
+        return  # it does not wait for workers meanwhile
+    since = run.steps[name].waits_since or state.now
     for lasts, strict in stages(full):
-        if since + lasts > state.now:
+        if since + lasts > state.waiting_now:
             worker = state.placement.choose(strict, prefer)
             if worker is not None:
                 _give(state, run, name, worker, in_turn=in_turn)
@@ -97,7 +107,7 @@ def place(state: State, run: Run, name: str, *, in_turn: bool = False) -> None:
     if worker is not None:
         _give(state, run, name, worker, in_turn=in_turn)
         return
-    if own is not None:
+    if own is not None or (may_move and state.placement.anyone(plain(full))):
         state.patient[step_run_id(run.id, name)] = plain(full)
     _add_to_backlog(state, run, name, plain(full))
 
@@ -113,13 +123,15 @@ def _by_its_definition(state: State, run: Run, full: Requirement) -> Requirement
 
 def tell_apart(state: State, workflows: set[str]) -> None:
     """There are several definitions of these since a worker came: it must not be given what is
-    pending of runs that began with another."""
+    pending of runs that began with another. Or a new one, which may have other pools."""
+    if not workflows:
+        return
     for step_run in state.placement.backlog.in_turn():
         if state.runs[step_run.partition("/")[0]].header.workflow in workflows:
             _place_anew(state, step_run)
 
 
-def _give(state: State, run: Run, name: str, chosen: str, *, in_turn: bool) -> None:
+def _give(state: State, run: Run, name: str, chosen: str, *, in_turn: str | None) -> None:
     """Assign it, unless a rate limit holds it back. Where it brings labels, or its run is bound
     to that worker from now on, other steps may go there as well."""
     if held_back(state, run, name, in_turn=in_turn):
@@ -152,19 +164,23 @@ def room(state: State, key: str) -> None:
         step_run = first[2]
         run_id, _, name = step_run.partition("/")
         run = state.runs[run_id]
-        blocked = blocked_by(state, run, name, in_turn=True)
+        blocked = blocked_by(state, run, name, in_turn=key)
         if blocked is not None and blocked[0] == key:
             count_on(state, run, name, key)
             look_at(state, key, blocked[1])
             return
         leave_backlog(state, step_run)
-        place(state, run, name, in_turn=True)
+        place(state, run, name, in_turn=key)
+
+
+def is_patient(state: State, step_run: str) -> bool:
+    """Whether a step waits for a worker that it prefers."""
+    return step_run in state.patient
 
 
 def patience_is_over(state: State, step_run: str) -> None:
     """The time for a stage of a step's preferences is over."""
-    if step_run in state.patient:
-        _place_anew(state, step_run)
+    _place_anew(state, step_run)
 
 
 def look_again(state: State) -> None:

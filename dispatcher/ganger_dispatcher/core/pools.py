@@ -1,7 +1,7 @@
 """What pools of workers have to do, and how many replicas each wants (see ``scaling``).
 
-Of a pool's workers those count that take steps. One that drains, or whose queue is gone, takes
-none, so its slots are no capacity; and what still runs there needs none elsewhere. A pending
+Of a pool's workers those count that take steps. One that drains, is paused, or whose queue is gone,
+takes none, so its slots are no capacity; and what still runs there needs none elsewhere. A pending
 step counts where any worker of the pool would help it: not one that a rate limit holds, nor one
 pinned to a worker.
 """

@@ -4,17 +4,27 @@ from collections import deque
 
 from msgspec.structs import replace
 
-from ganger_broker.messages import CancelAttempt, FailureReason, RunError, RunStatus
-from ganger_broker.pool_labels import desired_in_pool
+from ganger_broker.messages import FailureReason, RunError, RunStatus
+from ganger_broker.to_worker import CancelAttempt
 
+from .dead_letters import bury_trigger
 from .effects import Count, EndRun, Note, Reply, StoreStep, Tell
 from .groups import leave
+from .moving import desires
 from .placing import is_waiting, leave_backlog, make_pending
 from .records import Run, StepRun, attempt_id, step_run_id
 from .state import State
 from .states import TERMINAL, Change, StepStatus, after
 
-__all__ = ["cancel_run", "end_step", "schedule_timed_out", "start_ready", "tell_to_stop", "waiting"]
+__all__ = [
+    "cancel_run",
+    "end_step",
+    "is_overdue",
+    "schedule_timed_out",
+    "start_ready",
+    "tell_to_stop",
+    "waiting",
+]
 
 
 def start_ready(state: State, run: Run) -> None:
@@ -26,10 +36,7 @@ def start_ready(state: State, run: Run) -> None:
 
 def waiting(run: Run, name: str) -> StepRun:
     """A step run that has not begun."""
-    definition = run.definitions[name]
-    desired = {**definition.desired_worker_labels, **run.header.desired_worker_labels}
-    if definition.pool is not None:
-        desired = desired_in_pool(desired, definition.pool)
+    desired = desires(run, name, run.definitions[name].pool)
     return StepRun(StepStatus.WAITING, desired_worker_labels=desired)
 
 
@@ -175,6 +182,8 @@ def _end_run(state: State, run: Run) -> None:
     result = state.ended[run.id] = run.result()
     for address in run.header.reply:
         state.emit(Reply(address, result))
+    if result.error is not None and result.error.reason is FailureReason.INVALID_INPUT:
+        bury_trigger(state, run.trigger(), run.header.reply, "invalid_input", result.error.message)
 
 
 def cancel_run(state: State, run: Run, error: RunError) -> None:
@@ -191,22 +200,27 @@ def _cancel_steps(state: State, run: Run, error: RunError) -> None:
     _end_run(state, run)
 
 
+def is_overdue(state: State, step_run: str) -> bool:
+    """Whether a pending step's schedule time-out is over. It does not run while a rate limit
+    holds the step back."""
+    if not is_waiting(state, step_run):
+        return False
+    run_id, _, name = step_run.partition("/")
+    step = state.runs[run_id].steps[name]
+    return step.limited_since is None and (step.deadline or 0) <= state.now
+
+
 def schedule_timed_out(state: State, step_run: str) -> None:
     """The time for which the step may be pending is over: nothing of the run goes on. Where a
     step has failed before, it is still that which the run has failed of."""
-    if not is_waiting(state, step_run):
-        return
     run_id, _, name = step_run.partition("/")
     run = state.runs[run_id]
     step = run.steps[name]
-    if step.limited_since is not None:
-        return  # it does not run while a rate limit holds it back
-    if step.deadline is not None and step.deadline <= state.now:
-        seconds, pinned = run.definitions[name].schedule_timeout, run.header.pinned
-        text = f"no worker could take it within {seconds:g} s"
-        if step.waits_for is not None:
-            text = f"there was no room for it within {seconds:g} s: {step.waits_for}"
-        elif pinned is not None:
-            gone = "" if pinned in state.workers else ", which is lost"
-            text += f"; its run is sticky (HARD) and pinned to {pinned}{gone}"
-        _cancel_steps(state, run, RunError(FailureReason.SCHEDULING_TIMED_OUT, text))
+    seconds, pinned = run.definitions[name].schedule_timeout, run.header.pinned
+    text = f"no worker could take it within {seconds:g} s"
+    if step.waits_for is not None:
+        text = f"there was no room for it within {seconds:g} s: {step.waits_for}"
+    elif pinned is not None:
+        gone = "" if pinned in state.workers else ", which is lost"
+        text += f"; its run is sticky (HARD) and pinned to {pinned}{gone}"
+    _cancel_steps(state, run, RunError(FailureReason.SCHEDULING_TIMED_OUT, text))

@@ -76,25 +76,62 @@ class Rate:
 
 
 def blocked_by(
-    state: State, run: Run, name: str, *, in_turn: bool = False
+    state: State, run: Run, name: str, *, in_turn: str | None = None
 ) -> tuple[str, int] | None:
     """The key of a limit that has no room for the step, and when it may; None: go.
 
     Nor may it overtake a step that waits for that limit, unless its turn is before that one's;
-    ``in_turn``: it is known that it does not.
+    ``in_turn``: the key of the one limit in which it is known that it does not.
     """
-    step = run.steps[name]
-    own = state.turn(run.header.priority, step.pending_since or state.now)
     for key, units in run.definitions[name].rate_limits.items():
         rate = state.rates.get(key)
         if rate is None:
             continue
         first = next_waiting(state, key)
         room = rate.room_at(units, state.now)
-        overtakes = first is not None and first[0] <= own
-        if room > state.now or (overtakes and not in_turn):
+        overtakes = first is not None and first[0] <= _turn(state, run, name)
+        if room > state.now or (overtakes and key != in_turn):
             return key, max(room, state.now + 1)
+        kept_until = _kept_until(state, run, name, key)
+        if kept_until is not None:
+            return key, kept_until
     return None
+
+
+def _kept_until(state: State, run: Run, name: str, key: str) -> int | None:
+    """When to look again at a limit whose room is kept for others; None: there is enough.
+
+    A step waits for one limit at a time. Where it is the first that waits for one, its units of
+    the slower ones are kept for it: were they given to later steps meanwhile, it would have to
+    wait for those next, and so on for ever. Of the faster ones nothing is, they would stand still.
+    """
+    kept, until = 0, state.now + 1
+    for other in state.rates:
+        first = next_waiting(state, other) if _is_faster(state, other, key) else None
+        if first is None or first[0] > _turn(state, run, name):
+            continue
+        run_id, _, its_name = first[2].partition("/")
+        units = state.runs[run_id].definitions[its_name].rate_limits
+        if first[2] != step_run_id(run.id, name) and key in units and _fits(state, units):
+            kept += units[key]
+            until = max(until, state.rates[other].looked_at or 0)
+    rate, own = state.rates[key], run.definitions[name].rate_limits[key]
+    return until if kept and rate.room_at(own + kept, state.now) > state.now else None
+
+
+def _is_faster(state: State, one: str, other: str) -> bool:
+    """In an order of all limits: steps that keep room of one for each other are in no circle."""
+    return (state.rates[one].window, one) < (state.rates[other].window, other)
+
+
+def _fits(state: State, units: Mapping[str, int]) -> bool:
+    """Whether there can be room for these: no limit was lowered since below what it takes."""
+    rates = state.rates
+    return all(n <= rates[key].limit.limit for key, n in units.items() if key in rates)
+
+
+def _turn(state: State, run: Run, name: str) -> int:
+    return state.turn(run.header.priority, run.steps[name].pending_since or state.now)
 
 
 def take(state: State, run: Run, name: str) -> None:
@@ -106,7 +143,7 @@ def take(state: State, run: Run, name: str) -> None:
             state.emit(StoreRate(RateUse(rate.limit, dict(rate.used))))
 
 
-def held_back(state: State, run: Run, name: str, *, in_turn: bool = False) -> bool:
+def held_back(state: State, run: Run, name: str, *, in_turn: str | None = None) -> bool:
     """Whether a rate limit has no room for the step now; then it waits for that, in its turn.
 
     Its schedule time-out does not run meanwhile: that is for want of workers.
@@ -121,8 +158,7 @@ def held_back(state: State, run: Run, name: str, *, in_turn: bool = False) -> bo
     step_run = step_run_id(run.id, name)
     state.sequence += 1
     state.limited[step_run] = (key, state.sequence)
-    turn = state.turn(run.header.priority, step.pending_since or state.now)
-    heappush(state.rates[key].waiting, (turn, state.sequence, step_run))
+    heappush(state.rates[key].waiting, (_turn(state, run, name), state.sequence, step_run))
     look_at(state, key, room_at)
     state.emit(
         StoreStep(run.id, name, step),
@@ -141,7 +177,11 @@ def has_room(state: State, run: Run, name: str) -> StepRun:
     """No limit holds the step back now: what it waits for from here on is a worker."""
     step = run.steps[name]
     if step.waits_for is not None:
-        step = run.steps[name] = replace(_counting(state, step), waits_for=None)
+        # nor did its patience run meanwhile
+        held = state.now - step.limited_since if step.limited_since is not None else 0
+        since = (step.waits_since or state.now) + held
+        step = replace(_counting(state, step), waits_for=None, patient_since=since)
+        run.steps[name] = step
     return step
 
 

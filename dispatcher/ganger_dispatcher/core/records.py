@@ -64,7 +64,8 @@ class StepRun(msgspec.Struct, frozen=True, omit_defaults=True):
     running attempt whose worker has not said so. ``desired_worker_labels`` is what this step
     run desires: its definition's with the trigger's merged over them. ``waits_for``: while it
     is pending, what holds it up beside the workers, in words; ``limited_since`` from when on its
-    schedule time-out does not run because of that.
+    schedule time-out does not run because of that. ``patient_since``: from when on it waits for
+    workers that it prefers, where something else held it up before.
     """
 
     status: StepStatus
@@ -84,13 +85,20 @@ class StepRun(msgspec.Struct, frozen=True, omit_defaults=True):
     desired_worker_labels: dict[str, Any] = {}
     waits_for: str | None = None
     limited_since: int | None = None
+    patient_since: int | None = None
+
+    @property
+    def waits_since(self) -> int | None:
+        """From when on it has waited for nothing but a worker."""
+        return self.patient_since or self.pending_since
 
 
 class RunHeader(msgspec.Struct, frozen=True):
     """A run without its steps. Its fields are fields of the run's hash.
 
     ``definition`` is the digest of the workflow's definition that the run began with;
-    ``pinned`` the one worker of a run that is sticky, HARD; ``parent`` the step run that
+    ``pinned`` the one worker of a run that is sticky, HARD, ``pin_desires``, once that was lost,
+    what the next one has to meet; ``parent`` the step run that
     spawned it, ``sticky_to`` that one's worker where it is to stay there; ``queued`` what it
     waits for before its first step may begin, in words; ``logged``, by
     ``<step>/<n>``, up to where the lines of attempts are kept.
@@ -110,10 +118,25 @@ class RunHeader(msgspec.Struct, frozen=True):
     error: RunError | None = None
     reply: tuple[ReplyAddress, ...] = ()
     pinned: str | None = None
+    pin_desires: dict[str, Any] | None = None
     parent: str | None = None
     sticky_to: str | None = None
     queued: str | None = None
     logged: dict[str, int] | None = None
+
+    @classmethod
+    def of(cls, trigger: Trigger, **known: Any) -> "RunHeader":
+        """That of the run that is asked for; ``known``: the other fields."""
+        return cls(
+            workflow=trigger.workflow,
+            input=trigger.input,
+            metadata=trigger.metadata,
+            priority=trigger.priority,
+            desired_worker_labels=trigger.desired_worker_labels,
+            parent=trigger.parent,
+            sticky_to=trigger.sticky_to,
+            **known,
+        )
 
     @property
     def parent_run(self) -> str | None:
@@ -134,7 +157,7 @@ class KeptLine(msgspec.Struct, frozen=True):
 class Run:
     """A run that has not ended."""
 
-    __slots__ = ("cancelled", "header", "id", "requirements", "steps", "workflow")
+    __slots__ = ("cancelled", "header", "id", "pools", "requirements", "steps", "workflow")
 
     def __init__(
         self,
@@ -147,6 +170,8 @@ class Run:
         self.header = header
         self.workflow = workflow
         self.requirements = workflow.requirements_over(header.desired_worker_labels)
+        self.pools: dict[str, str] = {}
+        """The pools of steps that have moved to another than their own."""
         self.steps = steps
         self.cancelled = False
         """All of it is being cancelled at once."""
@@ -155,6 +180,20 @@ class Run:
     def definitions(self) -> dict[str, StepDefinition]:
         """The steps by name, as the run began with them."""
         return self.workflow.steps
+
+    def trigger(self) -> Trigger:
+        """What it was triggered by."""
+        header = self.header
+        return Trigger(
+            workflow=header.workflow,
+            input=header.input,
+            run_id=self.id,
+            metadata=header.metadata,
+            priority=header.priority,
+            desired_worker_labels=header.desired_worker_labels,
+            parent=header.parent,
+            sticky_to=header.sticky_to,
+        )
 
     def result(self) -> RunResult:
         """What its trigger is answered when it has ended."""
@@ -236,7 +275,8 @@ class RateUse(msgspec.Struct, frozen=True):
 class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
     """Runs by the clock: at the ticks of a cron, or once. ``next_at`` is the tick waited for,
     ``last_at`` the last one that had a run; the other fields are those of one that runs once,
-    and ``asked_as`` is the id under which it was asked for with others."""
+    and ``asked_as`` is the id under which it was asked for with others, of which ``same_before``
+    are for the same time and were named before it."""
 
     schedule_id: str
     workflow: str
@@ -244,6 +284,7 @@ class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
     last_at: int | None = None
     cron: Cron | None = None
     asked_as: str = ""
+    same_before: int = 0
     input: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
     priority: int = 1
@@ -253,14 +294,25 @@ class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
 class Snapshot(msgspec.Struct):
     """All that a leader finds in Redis when it takes over.
 
-    ``definitions``: by digest, those that runs began with, beside the latest ones.
+    ``workflows``: the definitions that new runs begin with. ``definitions``: by digest, all that
+    were ever registered, and ``came`` their digests by workflow, in the order in which they came.
     """
 
     workflows: list[WorkflowDefinition] = []
     definitions: dict[str, WorkflowDefinition] = {}
+    came: dict[str, list[str]] = {}
     workers: list[Worker] = []
     runs: list[tuple[str, RunHeader, dict[str, StepRun]]] = []
     held: list[Held] = []
     rates: list[RateUse] = []
     schedules: list[Schedule] = []
     pools: dict[str, PoolLoad] = {}
+
+    def drop_orphaned_runs(self) -> list[str]:
+        """Leave out runs whose definition is not there, as somebody deleted it; their ids."""
+        orphaned = [run_id for run_id, header, _ in self.runs if not self._has_its(header)]
+        self.runs = [run for run in self.runs if self._has_its(run[1])]
+        return orphaned
+
+    def _has_its(self, header: RunHeader) -> bool:
+        return header.definition in self.definitions

@@ -1,22 +1,24 @@
 """What registers with a worker: definitions of workflows, and rate limits."""
 
+from collections.abc import Iterable
+
 from ganger_broker.crons import check_cron
-from ganger_broker.definitions import WorkflowDefinition, check_rates
+from ganger_broker.definitions import WorkflowDefinition, check_keys, check_rates
 from ganger_broker.errors import InvalidInput
 from ganger_broker.expressions import check_expression, check_sets_labels
-from ganger_broker.messages import RegisterAgain, WorkerRegistered
+from ganger_broker.messages import WorkerRegistered
 
 from .concurrency import limits_changed
-from .effects import StoreRate, StoreWorkflow, Tell
+from .effects import StoreRate, StoreWorkflow
 from .inputs import InputSchema, schema_problem
 from .placing import place_patient_anew, room
 from .rates import Rate
-from .records import RateUse, Worker
+from .records import RateUse
 from .schedules import follow_crons
 from .state import State
 from .workflow import Workflow
 
-__all__ = ["anticipate", "bad_definition", "register_limits", "register_workflows", "retire"]
+__all__ = ["anticipate", "bad_definition", "choose_newest", "register_limits", "register_workflows"]
 
 
 def bad_definition(state: State, event: WorkerRegistered) -> str | None:
@@ -35,6 +37,7 @@ def bad_definition(state: State, event: WorkerRegistered) -> str | None:
                 unfit = schema and InputSchema(schema).problem(cron.input)
                 if unfit:
                     return f"{place}: on_crons[{number}]: {unfit}"
+            check_keys(flow.concurrency, f"{place}: concurrency")
             for number, rule in enumerate(flow.concurrency):
                 if rule.key is not None:
                     check_expression(rule.key, f"{place}: concurrency[{number}].key")
@@ -47,48 +50,46 @@ def bad_definition(state: State, event: WorkerRegistered) -> str | None:
 
 
 def register_workflows(state: State, event: WorkerRegistered) -> list[str]:
-    """Keep definitions that are new or changed; the names that were not known before."""
+    """Keep the definitions that nobody has registered before; the names of workflows that were
+    not known."""
     fresh = []
     for definition in event.workflows:
-        known = state.workflows.get(definition.name)
+        name, workflow = definition.name, Workflow(definition)
+        came = state.came.setdefault(name, {})
+        known = state.workflows.get(name)
+        if known is None or not event.draining:
+            came.setdefault(workflow.digest, workflow)
         if known is None:
-            fresh.append(definition.name)
-        workflow = Workflow(definition)
-        old_news = known is not None and _is_old_news(state, event, known, workflow)
-        if known is None or (known.definition != definition and not old_news):
-            state.workflows[definition.name] = workflow
-            state.retired.discard(workflow.digest)
-            state.seen.add(workflow.digest)
-            anticipate(state, definition)
-            limits_changed(state, definition.name)
-            state.emit(StoreWorkflow(definition))
-            follow_crons(state, definition)
-        elif definition.on_crons and known.definition == definition:
+            fresh.append(name)
+            _begin_with(state, workflow)
+        elif definition.on_crons and known.digest == workflow.digest:
             follow_crons(state, definition)  # one may have been deleted while nobody was there
     return fresh
 
 
-def _is_old_news(
-    state: State, event: WorkerRegistered, known: Workflow, workflow: Workflow
-) -> bool:
-    """Whether a definition was the newest before and is not again. A worker that has it may just
-    have been started again; it is a step back when the last one of the newest has gone."""
-    if workflow.digest not in state.seen or known.digest in state.retired:
-        return False
-    return event.again or state.versions.has(known.definition.name, known.digest)
+def choose_newest(state: State, names: Iterable[str]) -> set[str]:
+    """New runs begin with the definition that came last, of those that live workers have: one
+    that somebody starts again has come before. While there is no such worker it is the last
+    choice. The names of those of which it is another one now.
+    """
+    changed = set()
+    for name in names:
+        came = state.came.get(name, {})
+        live = [which for which in came if state.versions.has(name, which)]
+        if live and live[-1] != state.workflows[name].digest:
+            _begin_with(state, came[live[-1]])
+            changed.add(name)
+    return changed
 
 
-def retire(state: State, worker: Worker) -> None:
-    """It made way: where it was the last of the newest definition, others say what theirs is."""
-    for name, (_, which) in worker.workflows.items():
-        known = state.workflows.get(name)
-        if known is None or known.digest != which or state.versions.has(name, which):
-            continue
-        others = [other for other in state.workers.values() if state.versions.among(other, name)]
-        if others:
-            state.retired.add(which)
-        for other in others:
-            state.emit(Tell(other.id, RegisterAgain()))
+def _begin_with(state: State, workflow: Workflow) -> None:
+    """It is the definition of new runs, of its events and its crons."""
+    definition = workflow.definition
+    state.workflows[definition.name] = workflow
+    anticipate(state, definition)
+    limits_changed(state, definition.name)
+    state.emit(StoreWorkflow(definition, tuple(state.came[definition.name])))
+    follow_crons(state, definition)
 
 
 def anticipate(state: State, definition: WorkflowDefinition) -> None:

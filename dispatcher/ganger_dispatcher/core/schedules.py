@@ -16,11 +16,12 @@ from ganger_broker.definitions import WorkflowDefinition
 from ganger_broker.messages import Trigger
 from ganger_broker.schedules import ScheduleInfo, ScheduleList, ScheduleRuns
 
+from .dead_letters import bury
 from .effects import Answer, Bury, Count, DropSchedule, Note, StoreSchedule
 from .facts import ScheduleRequested, SchedulesAsked, TriggerReceived, UnscheduleRequested
 from .records import ReplyAddress, Schedule
 from .state import State
-from .triggers import bury, received
+from .triggers import received
 
 __all__ = [
     "asked",
@@ -39,9 +40,18 @@ _AT_ONCE = 100
 """Ticks that are caught up with before others have their turn."""
 
 
-def tick_run_id(schedule_id: str, at: int) -> str:
-    """The id of the run of one tick."""
-    return blake2s(f"{schedule_id}/{at}".encode(), digest_size=16).hexdigest()
+def tick_run_id(schedule: Schedule) -> str:
+    """The id of the run of its next tick.
+
+    What a program asks for is known by that, the workflow and the time: which of how many times it
+    is may be another when it is asked for again, and the id another workflow's once it has run.
+    """
+    words = f"{schedule.asked_as or schedule.schedule_id}/{schedule.next_at}"
+    if schedule.asked_as:
+        words += f"/{schedule.workflow}"
+    if schedule.same_before:
+        words += f"/{schedule.same_before}"
+    return blake2s(words.encode(), digest_size=16).hexdigest()
 
 
 def one_off_schedules(request: ScheduleRuns, schedule_id: str) -> list[Schedule]:
@@ -58,6 +68,7 @@ def one_off_schedules(request: ScheduleRuns, schedule_id: str) -> list[Schedule]
             priority=request.priority,
             desired_worker_labels=request.desired_worker_labels,
             asked_as=schedule_id,
+            same_before=times[: number - 1].count(at),
         )
         for number, at in enumerate(times, 1)
     ]
@@ -77,8 +88,9 @@ def requested(state: State, fact: ScheduleRequested) -> None:
         if known.asked_as == fact.schedule_id:
             _drop(state, known)  # other times are wanted now
     for schedule in made:
-        run_id = tick_run_id(schedule.schedule_id, schedule.next_at)
-        if run_id not in fact.ended and run_id not in state.ended and run_id not in state.runs:
+        run_id = tick_run_id(schedule)
+        there = (fact.ended, state.ended, state.runs, state.held)
+        if not any(run_id in runs for runs in there):
             _keep(state, schedule)
     _answer(state, fact.reply, made)
 
@@ -91,8 +103,9 @@ def _problem(state: State, fact: ScheduleRequested, made: list[Schedule]) -> str
             return f"{known.schedule_id!r} is the schedule of a cron"
         if known is not None and known.asked_as != fact.schedule_id:
             return f"{known.schedule_id!r} was asked for as {known.asked_as!r}"
-        if known is not None and known.workflow != fact.request.workflow:
-            return f"{known.schedule_id!r} is a schedule of workflow {known.workflow!r}"
+    for known in state.schedules.values():
+        if known.asked_as == fact.schedule_id and known.workflow != fact.request.workflow:
+            return f"{fact.schedule_id!r} is a schedule of workflow {known.workflow!r}"
     workflow = state.workflows.get(fact.request.workflow)
     if workflow is None or workflow.input is None:
         return None
@@ -216,7 +229,7 @@ def _ticked(state: State, schedule: Schedule) -> Schedule | None:
 def _run(state: State, schedule: Schedule) -> None:
     at, of = schedule.next_at, schedule.cron or schedule
     scheduled_for = datetime.fromtimestamp(at / 1000, UTC).isoformat()
-    run_id = tick_run_id(schedule.schedule_id, at)
+    run_id = tick_run_id(schedule)
     trigger = Trigger(
         schedule.workflow,
         of.input,

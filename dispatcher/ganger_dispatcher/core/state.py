@@ -1,6 +1,7 @@
 """What the core remembers between two facts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,11 +16,11 @@ from .versions import Versions
 from .workflow import Workflow
 
 if TYPE_CHECKING:
-    from .groups import Group, GroupId
+    from .groups import Group, GroupId, Line, LineId
     from .pools import Pool
     from .rates import Rate
 
-__all__ = ["Policy", "State", "Timer", "TimerFailed"]
+__all__ = ["Policy", "State", "Timer", "TimerFailed", "to_blame"]
 
 _PULSES = 10
 """Wake-ups within a worker's time-out, at least: a stall of the dispatcher shows as one late
@@ -62,12 +63,27 @@ class TimerFailed(Exception):
         self.name = name
 
 
+@contextmanager
+def to_blame(kind: str, name: str) -> Iterator[None]:
+    """A defect that shows at a wake-up is that one's, and costs no other.
+
+    Raises:
+        TimerFailed: whatever is raised in it.
+    """
+    try:
+        yield
+    except Exception as exc:
+        raise TimerFailed(kind, name) from exc
+
+
 class State:
     """Runs that have not ended, live workers, and what is waited for.
 
-    ``seen``: digests of all definitions that were ever the newest of their workflow.
-    ``retired``: digests of those whose last worker made way while there were others.
-    ``unheard``: workers that have not spoken since nobody could be heard.
+    ``workflows``: the definitions that new runs begin with. ``came``: of each workflow all that
+    were ever registered, by digest, in the order in which they came.
+    ``unheard``: workers that have not spoken since nobody could be heard; while there are any,
+    ``deaf_since`` is from when on nobody could. ``stand_still``: wake-ups that were due since;
+    ``unread`` such as were due after the newest word that has been read.
     ``now`` is the time of the fact being handled, ms; effects gather in ``effects``;
     ``ended`` has the runs that ended in this batch, which nobody else knows of yet;
     ``children`` those that live runs have spawned, each with the step that did, ``orphans`` those
@@ -75,9 +91,9 @@ class State:
     for a worker they prefer, and what they require meanwhile; ``look_again`` whether for some of
     them there may be nobody any more; ``rates`` the rate limits by key, ``limited`` pending steps
     that wait for one, with its key and their number there; ``groups`` the runs that concurrency
-    limits, ``vacated`` groups in which there is room again; ``sequence`` numbers what waits;
-    ``schedules`` runs by the clock, by id; ``pools`` what pools of workers have to do, by label,
-    ``pools_watched`` whether they are looked at.
+    limits, ``lines`` those of them that wait, ``vacated`` groups in which there is room again;
+    ``sequence`` numbers what waits; ``schedules`` runs by the clock, by id; ``pools`` what pools of
+    workers have to do, by label, ``pools_watched`` whether they are looked at.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -86,11 +102,13 @@ class State:
         self.effects: list[Effect] = []
         self.placement = Placement()
         self.workflows: dict[str, Workflow] = {}
-        self.seen: set[str] = set()
-        self.retired: set[str] = set()
+        self.came: dict[str, dict[str, Workflow]] = {}
         self.workers: dict[str, Worker] = {}
         self.versions = Versions()
         self.unheard: set[str] = set()
+        self.deaf_since: int | None = None
+        self.stand_still: list[Timer] = []
+        self.unread: list[Timer] = []
         self.runs: dict[str, Run] = {}
         self.held: dict[str, Held] = {}
         self.ended: dict[str, RunResult] = {}
@@ -101,6 +119,7 @@ class State:
         self.rates: dict[str, Rate] = {}
         self.limited: dict[str, tuple[str, int]] = {}
         self.groups: dict[GroupId, Group] = {}
+        self.lines: dict[LineId, Line] = {}
         self.vacated: dict[GroupId, None] = {}
         self.sequence = 0
         self.schedules: dict[str, Schedule] = {}
@@ -119,6 +138,11 @@ class State:
     def wake(self, due: int, kind: str, name: str) -> None:
         """Look at ``name`` again at ``due``."""
         heappush(self._timers, Timer(due, kind, name))
+
+    @property
+    def waiting_now(self) -> int:
+        """The time for what waits for workers, ms: it stands still while they are not heard."""
+        return self.now if self.deaf_since is None else self.deaf_since
 
     @property
     def wake_at(self) -> int | None:

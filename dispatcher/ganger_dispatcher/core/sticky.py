@@ -1,24 +1,36 @@
 """Steps that stay with a worker: which one, and what becomes of them when it is lost."""
 
+import sys
+
 from msgspec.structs import replace
 
 from ganger_broker.definitions import StickyOnLoss, StickyStrategy
-from ganger_broker.labels import Requirement
+from ganger_broker.labels import Requirement, conditions_to_desired, parse_desired
+from ganger_broker.pool_labels import POOL
 
 from .effects import StoreRun, Unpin
-from .records import Run
+from .records import Run, RunHeader
 from .state import State
 from .states import StepStatus
 
-__all__ = ["may_repin", "pin", "preferred", "requirement_of", "unpin"]
+__all__ = ["bound", "may_repin", "pin", "preferred", "requirement_of", "unpin"]
 
 
 def requirement_of(run: Run, name: str) -> Requirement:
     """What the step requires now: with HARD, the run's worker too, once it has one."""
-    requirement = run.requirements[name]
-    if run.header.pinned is None:
+    return bound(run.requirements[name], run.header)
+
+
+def bound(requirement: Requirement, header: RunHeader) -> Requirement:
+    """The requirement of a step in a run: only the worker that the run is pinned to; or one to
+    pin it to anew, which is chosen by the first steps' labels as the one before was."""
+    if header.pinned is not None:
+        return replace(requirement, worker=header.pinned)
+    if header.pin_desires is None:
         return requirement
-    return replace(requirement, worker=run.header.pinned)
+    desired = parse_desired(header.pin_desires, most=sys.maxsize)  # those of several steps
+    more = [condition for group in desired.values() for condition in group]
+    return Requirement.of(requirement.action, {*requirement.conditions, *more})
 
 
 def preferred(run: Run, name: str) -> str | None:
@@ -57,9 +69,14 @@ def pin(state: State, run: Run, worker: str) -> bool:
 
 
 def unpin(state: State, run: Run) -> None:
-    """The next worker is to be the run's one."""
-    run.header = replace(run.header, pinned=None)
-    state.emit(Unpin(run.id))
+    """The next worker is to be the run's one; it has to meet what the first steps required. (Their
+    pool is that of all, and may be another by then.)"""
+    first = [name for name, step in run.definitions.items() if not step.parents]
+    conditions = {c for name in first for c in run.requirements[name].conditions}
+    required = [c for c in conditions if c.required and c.key != POOL]
+    desires = conditions_to_desired(sorted(required, key=repr)) or None
+    run.header = replace(run.header, pinned=None, pin_desires=desires)
+    state.emit(Unpin(run.id), StoreRun(run.id, run.header))
 
 
 def may_repin(state: State, run: Run) -> bool:

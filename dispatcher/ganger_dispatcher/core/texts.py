@@ -47,12 +47,16 @@ _FORMATS: dict[str, Any] = {
     "ipvanyaddress": IPvAnyAddress,
     "ipvanyinterface": IPvAnyInterface,
     "ipvanynetwork": IPvAnyNetwork,
+    "number": float,
     "time": time,
+    "truth value": bool,
     "uri": AnyUrl,
     "uuid": UUID,
+    "whole number": int,
     **{f"uuid{version}": UUID for version in range(1, 9)},
 }
-"""Formats that are looked at, and what pydantic makes of a text of each."""
+"""Formats that are looked at, and what pydantic makes of a text of each. Those with a number or a
+truth value are Ganger's own: a model that is not strict takes these as texts."""
 
 _LONGEST = 10_000
 """Characters of a text that is looked at for its format."""

@@ -1,13 +1,14 @@
 """What programs ask for: runs, and cancellations."""
 
-import msgspec
 from msgspec.structs import replace
 
 from ganger_broker.definitions import StickyStrategy
-from ganger_broker.messages import FailureReason, Refused, RunError, RunResult, RunStatus, Trigger
+from ganger_broker.messages import FailureReason, RunError, RunResult, RunStatus, Trigger
 from ganger_broker.schedules import ScheduleList
+from ganger_broker.to_worker import Refused
 
 from .concurrency import enter
+from .dead_letters import bury, bury_trigger
 from .effects import (
     Answer,
     Bury,
@@ -29,11 +30,11 @@ from .states import StepStatus
 from .workflow import Workflow
 
 __all__ = [
-    "bury",
     "cancel_orphans",
     "cancel_requested",
     "dropped",
     "hold_is_over",
+    "is_held_too_long",
     "join_family",
     "received",
     "refused",
@@ -44,6 +45,11 @@ __all__ = [
 def received(state: State, fact: TriggerReceived) -> None:
     """A valid trigger: a new run, or one that is there already."""
     reply = (fact.reply,) if fact.reply else ()
+    other = _workflow_of(state, fact)
+    if other not in (None, fact.trigger.workflow):
+        text = f"$.run_id: {fact.run_id!r} is a run of workflow {other!r}; give each run its own"
+        _refuse(state, fact.run_id, fact.trigger, reply, "invalid_trigger", text)
+        return
     ended = fact.ended or state.ended.get(fact.run_id)
     if ended is not None:
         state.emit(*(Reply(address, ended) for address in reply))
@@ -56,6 +62,17 @@ def received(state: State, fact: TriggerReceived) -> None:
         _hold(state, fact.run_id, fact.trigger, reply)
     if ended is None:
         join_family(state, fact.run_id, fact.trigger.parent, fact.parent_ended)
+
+
+def _workflow_of(state: State, fact: TriggerReceived) -> str | None:
+    """Of what workflow the run of this id is, if there is one."""
+    ended = fact.ended or state.ended.get(fact.run_id)
+    if ended is not None:
+        return ended.workflow
+    if fact.run_id in state.runs:
+        return state.runs[fact.run_id].header.workflow
+    held = state.held.get(fact.run_id)
+    return None if held is None else held.trigger.workflow
 
 
 def join_family(
@@ -135,20 +152,14 @@ def _begin(
         _refuse(state, run_id, trigger, reply, "invalid_input", problem)
         return
     hard = workflow.definition.sticky is StickyStrategy.HARD
-    header = RunHeader(
-        workflow=trigger.workflow,
+    header = RunHeader.of(
+        trigger,
         version=workflow.definition.version,
         definition=workflow.digest,
         status=RunStatus.RUNNING,
-        input=trigger.input,
-        metadata=trigger.metadata,
-        priority=trigger.priority,
-        desired_worker_labels=trigger.desired_worker_labels,
         created_at=state.now,
         reply=reply,
         pinned=trigger.sticky_to if hard else None,
-        parent=trigger.parent,
-        sticky_to=trigger.sticky_to,
     )
     run = Run(run_id, header, workflow, {})
     for definition in workflow.definition.steps:
@@ -193,16 +204,6 @@ def dropped(state: State, fact: MessageDropped) -> None:
     )
 
 
-def bury(state: State, letter: Bury) -> None:
-    """Dead-letter a message, and count it."""
-    state.emit(
-        letter,
-        Count("messages_dead"),
-        Count(f"messages_dead:{letter.reason}"),
-        Note("dead", {"reason": letter.reason, "detail": letter.detail}),
-    )
-
-
 def workflow_registered(state: State, name: str) -> None:
     """Its workers have come: begin the runs that were held for it."""
     for held in [held for held in state.held.values() if held.trigger.workflow == name]:
@@ -211,12 +212,15 @@ def workflow_registered(state: State, name: str) -> None:
         _begin(state, state.workflows[name], held.run_id, held.trigger, held.reply)
 
 
+def is_held_too_long(state: State, run_id: str) -> bool:
+    """Whether a trigger has waited for its workflow for as long as triggers do."""
+    held = state.held.get(run_id)
+    return held is not None and held.until <= state.now
+
+
 def hold_is_over(state: State, run_id: str) -> None:
     """Nobody registered the workflow in time: dead-letter the trigger, and answer."""
-    held = state.held.get(run_id)
-    if held is None or held.until > state.now:
-        return
-    del state.held[run_id]
+    held = state.held.pop(run_id)
     seconds = state.policy.hold / 1000
     text = f"no worker registered the workflow {held.trigger.workflow!r} within {seconds:g} s"
     state.emit(Unhold(run_id))
@@ -232,10 +236,7 @@ def _refuse(
     text: str,
 ) -> None:
     """Dead-letter a trigger that was understood and cannot become a run, and answer."""
-    key = f"trigger.{trigger.workflow}"
-    body = msgspec.json.encode(trigger)
-    first = reply[0] if reply else None
-    bury(state, Bury(body, "application/json", key, reason, text, keep=True, reply=first))
+    bury_trigger(state, trigger, reply, reason, text)
     error = RunError(FailureReason(reason.upper()), text)
     result = RunResult(trigger.workflow, run_id, RunStatus.FAILED, error=error)
     state.emit(*(Reply(address, result) for address in reply))
@@ -256,15 +257,11 @@ def cancel_requested(state: State, fact: CancelRequested) -> None:
 def _end_held(state: State, held: Held, error: RunError) -> None:
     """A held trigger is cancelled: keep it as a run that has ended, for it may come again."""
     trigger = held.trigger
-    header = RunHeader(
-        workflow=trigger.workflow,
+    header = RunHeader.of(
+        trigger,
         version="",
         definition="",
         status=RunStatus.CANCELLED,
-        input=trigger.input,
-        metadata=trigger.metadata,
-        priority=trigger.priority,
-        desired_worker_labels=trigger.desired_worker_labels,
         created_at=state.now,
         finished_at=state.now,
         output={},

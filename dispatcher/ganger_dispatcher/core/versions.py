@@ -34,7 +34,7 @@ def versions_of(event: WorkerRegistered) -> dict[str, tuple[str, str]]:
 
 
 class Versions:
-    """Who has which definition, of all workers that are not draining."""
+    """Who has which definition, of all workers that neither drain nor are paused."""
 
     def __init__(self) -> None:
         self._workers: dict[tuple[str, str], dict[str, set[str]]] = {}
@@ -42,7 +42,7 @@ class Versions:
 
     def add(self, worker: Worker) -> set[str]:
         """It has registered. The workflows of which there are several definitions since."""
-        if worker.state is WorkerState.DRAINING:
+        if worker.state in (WorkerState.DRAINING, WorkerState.PAUSED):
             return set()
         before = {name for name in worker.workflows if self.several(name)}
         for name, (version, which) in worker.workflows.items():
@@ -78,6 +78,13 @@ class Versions:
         """Whether the worker is one that has the workflow and takes its steps."""
         _, which = worker.workflows.get(name, ("", ""))
         return worker.id in self._of.get(name, {}).get(which, ())
+
+    def clash(self, worker: Worker) -> bool:
+        """Whether another has a different definition under the same name and version."""
+        return any(
+            self._workers.get((name, version), {}).keys() - {which}
+            for name, (version, which) in worker.workflows.items()
+        )
 
     def conflict(self, event: WorkerRegistered) -> str | None:
         """Why this worker is not to come: another has a different definition under the same

@@ -1,22 +1,21 @@
 """What workers say of themselves, and their silence."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from copy import deepcopy
 
 from ganger_broker.messages import (
-    CancelAttempt,
     Event,
     Heartbeat,
     LabelsChanged,
-    Refused,
-    RegisterAgain,
     WorkerDraining,
     WorkerKilled,
     WorkerLeft,
+    WorkerPaused,
     WorkerRegistered,
+    WorkerResumed,
 )
 from ganger_broker.pool_labels import pool_of_worker
+from ganger_broker.to_worker import CancelAttempt, Refused, RegisterAgain
 
 from .attempts import attempt_lost, attempt_returned, is_current, is_started
 from .coming import arrived
@@ -42,27 +41,32 @@ from .placing import (
 )
 from .pools import noticed
 from .records import Worker, WorkerState
-from .registering import bad_definition, register_limits, register_workflows, retire
-from .state import State, TimerFailed
+from .registering import bad_definition, choose_newest, register_limits, register_workflows
+from .state import State, to_blame
 from .triggers import workflow_registered
 from .versions import actions_of, versions_of
 
 __all__ = [
     "draining",
     "forget",
-    "fresh_deadlines",
     "heard",
     "heartbeat",
+    "is_silent",
     "labels_changed",
     "left",
+    "paused",
     "registered",
+    "resumed",
     "returned",
     "silence",
     "watch",
 ]
 
 
-_PAST = 4
+_OF_ITS_KEEPER = (WorkerKilled, WorkerPaused, WorkerResumed)
+"""What is said of a worker by who keeps its process."""
+_REACHABLE = (WorkerState.READY, WorkerState.PAUSED)
+_PAST = 32
 """Replaced incarnations remembered of a worker."""
 
 
@@ -70,11 +74,14 @@ def heard(state: State, event: Event) -> Worker | None:
     """The worker that speaks, its deadline put off; None where the event is not to count."""
     worker = state.workers.get(event.worker)
     if worker is None:
-        if not isinstance(event, WorkerLeft | WorkerKilled):
+        if not isinstance(event, (WorkerLeft, *_OF_ITS_KEEPER)):
             state.emit(Tell(event.worker, RegisterAgain()))
         return None
     if worker.incarnation != event.incarnation:
-        return None  # the process before this one; it is gone
+        _replaced(state, event, worker)
+        return None
+    if isinstance(event, _OF_ITS_KEEPER):
+        return worker  # that is no sign of its own
     worker.heartbeat_at = state.now
     state.unheard.discard(worker.id)
     if isinstance(event, Heartbeat):
@@ -82,9 +89,24 @@ def heard(state: State, event: Event) -> Worker | None:
         state.emit(Beat(worker.id, state.now, event.memory_mb, event.cpus))
     else:
         state.emit(Beat(worker.id, state.now))
-    if worker.state is WorkerState.UNREACHABLE and not isinstance(event, WorkerKilled):
+    if worker.state is WorkerState.UNREACHABLE:
         state.emit(Tell(worker.id, RegisterAgain()))  # it may have a queue again
     return worker
+
+
+def _replaced(state: State, event: Event, worker: Worker) -> None:
+    """The process before this one speaks. Most likely it is gone; one that lives must not take
+    from the queue what is for this one. (Words sent while it lived are no sign that it does: but
+    it is told by its incarnation, and this one does not heed that.)"""
+    if isinstance(event, Heartbeat) and event.incarnation in worker.past:
+        text = (
+            f"worker id {worker.id!r}: another process has registered with it since (host "
+            f"{worker.host}, pid {worker.pid}); give each worker an id of its own"
+        )
+        state.emit(
+            Tell(worker.id, Refused(text, for_good=True, incarnation=event.incarnation)),
+            Note("worker_twice", {"worker": worker.id, "reason": text}),
+        )
 
 
 def registered(state: State, event: WorkerRegistered) -> None:
@@ -92,11 +114,14 @@ def registered(state: State, event: WorkerRegistered) -> None:
     known = state.workers.get(event.worker)
     if known is not None and event.incarnation in known.past:
         return  # delivered again: to believe it would take the steps from the process of now
-    conflict = state.versions.conflict(event) or bad_definition(state, event)
+    makes_way = event.draining or (known is not None and _is_paused(known, event))
+    conflict = None if makes_way else state.versions.conflict(event)
+    conflict = conflict or bad_definition(state, event)
     if conflict is not None:
         state.emit(Tell(event.worker, Refused(conflict, for_good=True)))
         state.emit(Note("worker_refused", {"worker": event.worker, "reason": conflict}))
         return
+    before = set(known.workflows) if known is not None else set()
     if known is not None and known.incarnation == event.incarnation:
         worker, lost = _renewed(state, known, event), []
     else:
@@ -112,14 +137,17 @@ def registered(state: State, event: WorkerRegistered) -> None:
             state.emit(Tell(worker.id, CancelAttempt(attempt, "it was given to another worker")))
     register_limits(state, event)
     fresh = register_workflows(state, event)
-    if several:
-        tell_apart(state, several)
+    tell_apart(state, several | choose_newest(state, before | set(worker.workflows)))
     match(state, worker)
     for attempt in lost:
         attempt_lost(state, attempt)
     for name in fresh:
         workflow_registered(state, name)
     look_again(state)
+
+
+def _is_paused(known: Worker, event: WorkerRegistered) -> bool:
+    return known.state is WorkerState.PAUSED and known.incarnation == event.incarnation
 
 
 def _joined(state: State, event: WorkerRegistered, past: list[str]) -> Worker:
@@ -157,12 +185,17 @@ def _renewed(state: State, worker: Worker, event: WorkerRegistered) -> Worker:
     """The same incarnation again: after a lost connection, or because it was told to."""
     worker.heartbeat_at = worker.registered_at = state.now
     state.versions.drop(worker)
-    worker.state = WorkerState.DRAINING if event.draining else WorkerState.READY
+    if event.draining:
+        worker.state = WorkerState.DRAINING
+    elif worker.state is not WorkerState.PAUSED:  # that is for who keeps it to say
+        worker.state = WorkerState.READY
     worker.actions, worker.workflows = _actions(event), versions_of(event)
     changed = dict(event.labels.items() - worker.labels.items())
     if event.label_seq >= worker.label_seq:
         worker.labels, worker.label_seq = dict(event.labels), event.label_seq
     state.placement.rejoin(worker.id, worker.labels, actions_of(worker), is_open=worker.is_open)
+    if worker.state is WorkerState.PAUSED:
+        state.placement.pause(worker.id)
     arrived(state, worker, changed)
     noticed(state, worker.labels)
     return worker
@@ -175,6 +208,9 @@ def _actions(event: WorkerRegistered) -> list[str]:
 
 def heartbeat(state: State, event: Heartbeat, worker: Worker) -> None:
     """Compare what the worker holds with what it should: both sides may have lost a message."""
+    is_draining = worker.state is WorkerState.DRAINING
+    if event.label_seq > worker.label_seq or (event.draining and not is_draining):
+        state.emit(Tell(worker.id, RegisterAgain()))  # Redis was set back, say
     mentioned = dict.fromkeys(event.attempts)
     overdue = state.now - state.policy.pickup_deadline
     gone = [a for a, given in worker.attempts.items() if a not in mentioned and given < overdue]
@@ -212,31 +248,62 @@ def labels_changed(state: State, event: LabelsChanged, worker: Worker) -> None:
     look_again(state)
 
 
+def paused(state: State, _: WorkerPaused, worker: Worker) -> None:
+    """It is to take no more for now, but what is pinned to it: runs that began there go on."""
+    if worker.state is WorkerState.READY:
+        _close(state, worker, WorkerState.PAUSED)
+
+
+def resumed(state: State, _: WorkerResumed, worker: Worker) -> None:
+    """It is to take steps again. Where another has come with a different definition of the same
+    version it stays paused: that one's runs must not come here."""
+    if worker.state is not WorkerState.PAUSED or state.versions.clash(worker):
+        return
+    worker.state = WorkerState.READY
+    several = state.versions.add(worker)
+    state.placement.set_open(worker.id, True)
+    state.emit(
+        StoreLoad(worker.id, worker.used, worker.state, worker.given_at),
+        Note("worker_resumed", {"worker": worker.id}),
+    )
+    tell_apart(state, several | choose_newest(state, worker.workflows))
+    match(state, worker)
+    look_again(state)
+
+
 def draining(state: State, _: WorkerDraining, worker: Worker) -> None:
     """The worker takes no more."""
     _close(state, worker, WorkerState.DRAINING)
 
 
 def _close(state: State, worker: Worker, to: WorkerState) -> None:
-    worker.state = to
-    if to is WorkerState.DRAINING:
+    was_paused, worker.state = worker.state is WorkerState.PAUSED, to
+    changed = set()
+    if was_paused and to is WorkerState.UNREACHABLE:  # it is ready when it comes back
+        changed = state.versions.add(worker) | choose_newest(state, worker.workflows)
+    if to in (WorkerState.DRAINING, WorkerState.PAUSED):
         state.versions.drop(worker)  # it makes way for those that come
-        retire(state, worker)
-    state.placement.set_open(worker.id, False)
+        changed = choose_newest(state, worker.workflows)
+    if to is WorkerState.PAUSED:
+        state.placement.pause(worker.id)
+    else:
+        state.placement.set_open(worker.id, False)
     state.emit(
         StoreLoad(worker.id, worker.used, worker.state, worker.given_at),
         Note(f"worker_{to}", {"worker": worker.id}),
     )
+    tell_apart(state, changed)
     look_again(state)
 
 
 def left(state: State, _: WorkerLeft, worker: Worker) -> None:
     """The worker has ended; what it had still is for others, and is no loss that counts."""
     attempts = forget(state, worker)
-    retire(state, worker)
+    changed = choose_newest(state, worker.workflows)
     state.emit(DeleteQueue(worker.id), Note("worker_left", {"worker": worker.id}))
     for attempt in attempts:
         attempt_lost(state, attempt, counts=False)
+    tell_apart(state, changed)
     repin(state, worker.id)
     look_again(state)
 
@@ -248,40 +315,40 @@ def watch(state: State, worker: Worker) -> None:
     state.wake(due, "worker", f"{worker.id}/{worker.incarnation}")
 
 
+def is_silent(state: State, name: str) -> bool:
+    """Whether a worker whose deadline was due has not been heard since; one that has has a new
+    one."""
+    worker_id, _, incarnation = name.partition("/")
+    worker = state.workers.get(worker_id)
+    if worker is None or worker.incarnation != incarnation:
+        return False
+    if worker.heartbeat_at + state.policy.worker_timeout <= state.now:
+        return True
+    watch(state, worker)
+    return False
+
+
 def silence(state: State, names: Iterable[str]) -> None:
-    """Deadlines of these workers were due: they are lost, but for those heard since.
+    """Deadlines of these workers are over: they are lost.
 
     All of them go before the first attempt is given anew, or it would go round those that
     died with its worker, and be given up after a few of them.
     """
-    lost = {name: worker for name in names if (worker := _remove_silent(state, name)) is not None}
+    lost = {name: _remove(state, name.partition("/")[0]) for name in dict.fromkeys(names)}
+    changed = choose_newest(state, {n for worker in lost.values() for n in worker.workflows})
     for name, worker in lost.items():
-        with _to_blame(name):
+        with to_blame("worker", name):
             for attempt in worker.attempts:
                 attempt_lost(state, attempt)
     for name, worker in lost.items():
-        with _to_blame(name):
+        with to_blame("worker", name):
             repin(state, worker.id)
+    tell_apart(state, changed)
     look_again(state)
 
 
-@contextmanager
-def _to_blame(name: str) -> Iterator[None]:
-    """A defect that shows at one worker's loss is that wake-up's, and costs no other's."""
-    try:
-        yield
-    except Exception as exc:
-        raise TimerFailed("worker", name) from exc
-
-
-def _remove_silent(state: State, name: str) -> Worker | None:
-    worker_id, _, incarnation = name.partition("/")
-    worker = state.workers.get(worker_id)
-    if worker is None or worker.incarnation != incarnation:
-        return None
-    if worker.heartbeat_at + state.policy.worker_timeout > state.now:
-        watch(state, worker)
-        return None
+def _remove(state: State, worker_id: str) -> Worker:
+    worker = state.workers[worker_id]
     attempts = forget(state, worker)
     state.emit(
         DeleteQueue(worker_id),
@@ -289,13 +356,6 @@ def _remove_silent(state: State, name: str) -> Worker | None:
         Note("worker_lost", {"worker": worker_id, "attempts": sorted(attempts)}),
     )
     return worker
-
-
-def fresh_deadlines(state: State) -> None:
-    """Nobody could be heard lately: silence until now says nothing about the workers."""
-    for worker in state.workers.values():
-        worker.heartbeat_at = state.now
-    state.unheard.update(state.workers)
 
 
 def forget(state: State, worker: Worker) -> list[str]:
@@ -316,7 +376,7 @@ def returned(state: State, fact: AssignmentReturned) -> None:
     if worker is not None and fact.attempt in worker.attempts:
         given = worker.attempts[fact.attempt]
         release(state, worker, fact.attempt)
-        if fact.no_queue and worker.is_open and given >= worker.registered_at:
+        if fact.no_queue and worker.state in _REACHABLE and given >= worker.registered_at:
             _close(state, worker, WorkerState.UNREACHABLE)
         else:
             match(state, worker)

@@ -9,7 +9,7 @@ worker are found by its id.
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, KeysView, Mapping
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
@@ -22,6 +22,10 @@ Op = WorkerLabelComparator
 
 _SLACK = 64
 """Turns of steps that are gone which a queue may hold beyond one a pending step."""
+
+_FEW_KEYS = 16
+"""Guards on so many label keys are held against the keys of the whole fleet first: that needs
+nothing of the worker's own, which in a large fleet is in no cache of the processor."""
 
 _ABOVE = {Op.GREATER_THAN, Op.GREATER_THAN_OR_EQUAL}
 _BELOW = {Op.LESS_THAN, Op.LESS_THAN_OR_EQUAL}
@@ -137,6 +141,12 @@ class _Guards:
         if not guards:
             del self.by_key[guard.key]
 
+    def may_open_to(self, keys: KeysView[str], worker: str) -> bool:
+        """Whether any guard may be met by this worker, in a fleet whose labels have these keys."""
+        if self.none or worker in self.by_worker or len(self.by_key) > _FEW_KEYS:
+            return True
+        return not self.by_key.keys().isdisjoint(keys)
+
     def open_to(self, labels: Mapping[str, LabelValue], worker: str) -> list[Requirement]:
         """The signatures whose guard this worker meets (or nearly: a bound counts as met)."""
         found = [*self.none, *self.by_worker.get(worker, ())]
@@ -248,6 +258,13 @@ class Backlog:
         heapify(live)
         signature.turns = live
 
+    def may_open_to(self, actions: frozenset[str], keys: KeysView[str], worker: str) -> bool:
+        """Whether ``open_to`` may find any, in a fleet whose labels have these keys."""
+        for action, guards in self._guards.items():
+            if action in actions and guards.may_open_to(keys, worker):
+                return True
+        return False
+
     def open_to(
         self, actions: frozenset[str], labels: Mapping[str, LabelValue], worker: str
     ) -> list[Requirement]:
@@ -258,12 +275,16 @@ class Backlog:
                 found += guards.open_to(labels, worker)
         return found
 
+    def pins_of(self, worker: str) -> list[Requirement]:
+        """The signatures of pending steps that only this worker may take."""
+        every = self._guards.values()
+        return [pin for guards in every for pin in guards.by_worker.get(worker, ())]
+
     def pinned_to(self, worker: str) -> list[str]:
         """The pending steps that only this worker may take, in their turn."""
         turns = [
             turn
-            for guards in self._guards.values()
-            for requirement in guards.by_worker.get(worker, ())
+            for requirement in self.pins_of(worker)
             for turn in self._signatures[requirement].turns
             if self._turn_of.get(turn.step_run) is turn
         ]

@@ -40,6 +40,7 @@ class Placement:
         self.index = PlacementIndex(self.fleet)
         self.backlog = Backlog()
         self._expected = Expected()
+        self._paused: set[str] = set()
         self._uses: OrderedDict[Requirement, int] = OrderedDict()
         self._asked = 0
         self._last_asked: dict[Requirement, int] = {}
@@ -74,6 +75,7 @@ class Placement:
         is_open: bool = True,
     ) -> None:
         """A worker that is here says anew what it is; its slots and its turn stay."""
+        self._paused.discard(worker)
         row = self.fleet.row_of[worker]
         slots, used, given = self.fleet.slots[row], self.fleet.used[row], self.fleet.given[row]
         self.index.leave(self.fleet.leave(worker))
@@ -84,6 +86,7 @@ class Placement:
 
     def leave(self, worker: str) -> None:
         """A worker has gone."""
+        self._paused.discard(worker)
         self._expected.set(worker, {})
         self.index.leave(self.fleet.leave(worker))
 
@@ -141,9 +144,15 @@ class Placement:
 
     def set_open(self, worker: str, is_open: bool) -> None:
         """Whether the worker takes steps: draining and paused ones do not."""
+        self._paused.discard(worker)
         row = self.fleet.row_of[worker]
         self.fleet.set_open(row, is_open)
         self.index.key_changed(row)
+
+    def pause(self, worker: str) -> None:
+        """The worker takes no steps but those that are pinned to it, until ``set_open``."""
+        self.set_open(worker, False)
+        self._paused.add(worker)
 
     def take(self, worker: str) -> None:
         """A slot of the worker is in use."""
@@ -171,7 +180,7 @@ class Placement:
         ``prefer``: this worker, if it is eligible and free, whatever its rank.
         """
         first = requirement.worker or prefer
-        if first is not None and self._can_take(first, requirement):
+        if first is not None and self.can_take(first, requirement):
             return first
         if requirement.worker is not None:
             return None  # and a signature of its own: not for the index
@@ -185,18 +194,38 @@ class Placement:
                 self.forget_unused()
         return None if row is None else self.fleet.ids[row]
 
-    def _can_take(self, worker: str, requirement: Requirement) -> bool:
+    def can_take(self, worker: str, requirement: Requirement) -> bool:
+        """Whether the worker is eligible, and has a free slot."""
         row = self.fleet.row_of.get(worker)
-        if row is None or self.fleet.key[row] == NOT_FREE:
+        if row is None or not self._is_free(row, pinned=requirement.worker == worker):
             return False
         return self._score(row, requirement) != INELIGIBLE
 
+    def _is_free(self, row: int, *, pinned: bool) -> bool:
+        """Whether the row's worker has a free slot for a step, or for one pinned to it."""
+        if self.fleet.key[row] != NOT_FREE:
+            return True
+        has_slot = pinned and self.fleet.used[row] < self.fleet.slots[row]
+        return has_slot and self.fleet.ids[row] in self._paused
+
+    def is_open_to(self, worker: str, requirement: Requirement) -> bool:
+        """Whether the worker takes steps, or those that are pinned to it and this is one."""
+        if requirement.worker == worker and worker in self._paused:
+            return True
+        return self.fleet.is_open(self.fleet.row_of[worker])
+
     def anyone(self, requirement: Requirement) -> bool:
         """Whether a worker is eligible, if only it were free; by one scan of the fleet."""
+        if requirement.worker in self._paused:
+            return self.score(requirement.worker, requirement) != INELIGIBLE
         return bool((self.fleet.scores(requirement)[self.fleet.open_rows] != INELIGIBLE).any())
 
     def scan(self, requirement: Requirement) -> int | None:
-        """What ``index.best`` finds, by one vectorised pass over all workers."""
+        """What ``index.best`` finds, by one vectorised pass over all workers; also of a pinned
+        requirement, which has one worker to look at."""
+        pinned = requirement.worker
+        if pinned is not None:
+            return self.fleet.row_of[pinned] if self.can_take(pinned, requirement) else None
         keys = self.fleet.keys
         scores = np.where(keys == NOT_FREE, INELIGIBLE, self.fleet.scores(requirement))
         highest = scores.max(initial=INELIGIBLE)
@@ -211,19 +240,37 @@ class Placement:
         that worker is the only candidate: its rank need not be compared with others'.
         """
         row = self.fleet.row_of[worker]
-        if not len(self.backlog) or self.fleet.key[row] == NOT_FREE:
+        if not len(self.backlog):
             return None
+        if self.fleet.key[row] == NOT_FREE:
+            return self._next_pinned(worker, row) if self._paused else None
         if self._nothing_for[row] == self.backlog.version:
             return None
+        actions = self.fleet.actions(row)
+        if not self.backlog.may_open_to(actions, self.fleet.label_keys.keys(), worker):
+            self._nothing_for[row] = self.backlog.version
+            return None
         best: PendingStep | None = None
-        actions, labels = self.fleet.actions(row), self.fleet.labels[row]
-        for requirement in self.backlog.open_to(actions, labels, worker):
+        for requirement in self.backlog.open_to(actions, self.fleet.labels[row], worker):
             first = self.backlog.first(requirement)
             if (best is None or first < best) and self._score(row, requirement) != INELIGIBLE:
                 best = first
         if best is None:
             self._nothing_for[row] = self.backlog.version
         return best
+
+    def _next_pinned(self, worker: str, row: int) -> PendingStep | None:
+        """Of those pinned to a worker that takes no others."""
+        if not self._is_free(row, pinned=True):
+            return None
+        return min(
+            (
+                self.backlog.first(requirement)
+                for requirement in self.backlog.pins_of(worker)
+                if self._score(row, requirement) != INELIGIBLE
+            ),
+            default=None,
+        )
 
     def _look_again_at(self, row: int) -> None:
         """The row's worker is another, or has other labels: nothing is known of it."""

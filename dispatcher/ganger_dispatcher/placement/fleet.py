@@ -40,6 +40,8 @@ class Fleet:
         self.row_of: dict[str, int] = {}
         self.ids: list[str | None] = []
         self.labels: list[dict[str, LabelValue]] = []
+        self.label_keys: dict[str, int] = {}
+        """How many workers have a label of each key; only keys of some."""
         self.strings = StringTable()
         self._columns: dict[str, Column] = {}
         self._unused: list[int] = []
@@ -74,6 +76,7 @@ class Fleet:
         self.slots = self._slots.data
         self.used = self._used.data
         self.given = self._given.data
+        self.action_set = self._action_set.data
 
     def __len__(self) -> int:
         return len(self.row_of)
@@ -109,10 +112,12 @@ class Fleet:
         self.row_of[worker] = row
         self.ids[row] = worker
         self.labels[row] = dict(labels)
+        for key in labels:
+            self._count_key(key, 1)
         for key, column in self._columns.items():
             if key in labels:
                 column.set(row, None, labels[key])
-        self._action_set[row] = self._intern_actions(frozenset(actions))
+        self.action_set[row] = self._intern_actions(frozenset(actions))
         self.slots[row], self.used[row] = slots, used
         self._arrived += 1
         self.given[row] = self._arrived if given is None else given
@@ -124,11 +129,12 @@ class Fleet:
         """Remove a worker; the row it had."""
         row = self.row_of.pop(worker)
         for key, value in self.labels[row].items():
+            self._count_key(key, -1)
             if key in self._columns:
                 self._columns[key].set(row, value, None)
         self.ids[row] = None
         self.labels[row] = {}
-        self._action_set[row] = -1
+        self.action_set[row] = -1
         self._open[row] = False
         self.key[row] = NOT_FREE
         self._unused.append(row)
@@ -177,8 +183,17 @@ class Fleet:
                 del labels[key]
             else:
                 labels[key] = new
+            if old is None or new is None:
+                self._count_key(key, -1 if new is None else 1)
             changed.add(key)
         return changed
+
+    def _count_key(self, key: str, more: int) -> None:
+        holders = self.label_keys.get(key, 0) + more
+        if holders:
+            self.label_keys[key] = holders
+        else:
+            del self.label_keys[key]
 
     def set_open(self, row: int, is_open: bool) -> None:
         """Whether the worker takes steps; draining and paused ones do not."""
@@ -225,7 +240,7 @@ class Fleet:
 
     def actions(self, row: int) -> frozenset[str]:
         """The actions the worker has registered."""
-        return self._actions[int(self._action_set[row])]
+        return self._actions[self.action_set[row]]
 
     def column(self, key: str) -> Column:
         """The column of a label key; made, and from then on kept, where there is none yet."""

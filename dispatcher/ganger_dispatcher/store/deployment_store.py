@@ -5,13 +5,16 @@ from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+import structlog
 from redis.asyncio import Redis
 from redis.exceptions import WatchError
 
 from ganger_broker.codec import to_json
 from ganger_broker.deployments import Deployment, PoolLoad, ReplicaRecord, SupervisorRecord
+from ganger_broker.errors import StoreError
 from ganger_broker.pool_labels import POOL, REGION
 from ganger_broker.settings import Settings
+from ganger_dispatcher.core.records import WorkerState
 
 from .redis_store import RedisStore, asked, open_redis
 
@@ -21,6 +24,8 @@ T = TypeVar("T")
 
 _SUPERVISOR = "supervisor"
 
+_log = structlog.get_logger("ganger.store")
+
 
 class _Use(NamedTuple):
     worker: str
@@ -29,6 +34,11 @@ class _Use(NamedTuple):
     incarnation: str
     memory_mb: float | None
     cpus: float | None
+    slots: int
+    used: int
+    is_open: bool
+    is_paused: bool
+    held: int
 
 
 class DeploymentStore:
@@ -57,7 +67,7 @@ class DeploymentStore:
                 found = await asked(pipe.hget(self._keys.deployments, name))
                 if found is None:
                     return None
-                changed = change(msgspec.json.decode(found, type=Deployment))
+                changed = change(_read(self._keys.deployments, name, found, Deployment))
                 pipe.multi()  # type: ignore[no-untyped-call]
                 pipe.hset(self._keys.deployments, name, to_json(changed))
                 with suppress(WatchError):
@@ -101,6 +111,11 @@ class DeploymentStore:
                 worker.incarnation,
                 worker.memory_mb,
                 worker.cpus,
+                worker.slots,
+                worker.used,
+                worker.is_open,
+                worker.state is WorkerState.PAUSED,
+                len(worker.attempts),
             )
             for worker in await self._store.workers()
             if POOL in worker.labels
@@ -117,12 +132,24 @@ class DeploymentStore:
 
     async def _value(self, key: str, field: str, kind: type[T]) -> T | None:
         found = await asked(self._redis.hget(key, field))
-        return None if found is None else msgspec.json.decode(found, type=kind)
+        return None if found is None else _read(key, field, found, kind)
 
     async def _values(self, key: str, kind: type[T]) -> dict[str, T]:
-        found = await asked(self._redis.hgetall(key))
-        return {
-            field.decode(): msgspec.json.decode(value, type=kind)
-            for field, value in found.items()
-            if field.decode() != _SUPERVISOR
-        }
+        """All that can be read: one that cannot be does not hide the others."""
+        values = {}
+        for name, value in (await asked(self._redis.hgetall(key))).items():
+            field = name.decode(errors="replace")
+            if field == _SUPERVISOR:
+                continue
+            try:
+                values[field] = _read(key, field, value, kind)
+            except StoreError as exc:
+                _log.warning("left out", error=str(exc))
+        return values
+
+
+def _read(key: str, field: str, value: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise StoreError(f"Redis: {key}: {field}: is no {kind.__name__}: {exc}") from exc

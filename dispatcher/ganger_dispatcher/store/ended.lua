@@ -5,8 +5,8 @@
 --          a run does not have is an empty string
 local ended = {}
 for place, run in ipairs(cjson.decode(ARGV[2])) do
-    local found = redis.call('HMGET', ARGV[1] .. run, 'status', 'workflow', 'output', 'error')
-    if found[1] and found[1] ~= 'running' then
+    local found = redis.pcall('HMGET', ARGV[1] .. run, 'status', 'workflow', 'output', 'error')
+    if not found.err and found[1] and found[2] and found[1] ~= 'running' then
         ended[#ended + 1] = {place, found[2], found[1], found[3] or '', found[4] or ''}
     end
 end

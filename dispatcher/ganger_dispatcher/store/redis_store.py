@@ -1,9 +1,9 @@
 """The Redis adapter: lease, commit, take-over, pruning."""
 
 from collections.abc import Awaitable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import msgspec
@@ -27,9 +27,12 @@ from ganger_dispatcher.core.records import (
     Worker,
 )
 
+from .reading import read_run, read_worker, readable, unreadable
 from .writes import Writes
 
-__all__ = ["NotNew", "RedisStore", "asked", "open_redis"]
+__all__ = ["NotNew", "RedisStore", "SetBack", "asked", "open_redis"]
+
+T = TypeVar("T")
 
 Message = Reply | Bury
 
@@ -38,6 +41,12 @@ class NotNew(Exception):
     """A run that was taken for new is stored already."""
 
 
+class SetBack(StoreError):
+    """Redis does not have the last commit that it confirmed: it has lost its newest writes."""
+
+
+_NOT_NEW, _SET_BACK = -1, -2
+"""What the commit script answers, having written nothing."""
 _CHUNK = 500
 """Hashes read in one round trip at take-over."""
 _PRUNE_AT_ONCE = 1000
@@ -84,6 +93,8 @@ class RedisStore:
         self._commit, self._lease = register(_script("commit")), register(_script("lease"))
         self._resign, self._prune = register(_script("resign")), register(_script("prune"))
         self._ended = register(_script("ended"))
+        self._last_batch = ""
+        """The name of the last commit, as far as it is known."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -120,6 +131,7 @@ class RedisStore:
         Raises:
             EpochSuperseded: the epoch is not the newest; nothing was written.
             NotNew: a run that was to be new is there; nothing was written.
+            SetBack: what was committed last is not there any more; nothing was written.
         """
         writes = Writes(self._keys, self._feed_length)
         writes.add(effects)
@@ -132,12 +144,16 @@ class RedisStore:
             return
         absent = [self._keys.run(run_id) for run_id in new]
         encode = msgspec.json.encode
-        words = (epoch, batch or uuid4().hex, encode(commands), encode(absent))
+        named = batch or uuid4().hex
+        words = (epoch, named, encode(commands), encode(absent), self._last_batch)
         outcome = await asked(self._commit(keys=[self._keys.leader], args=words))
-        if outcome < 0:
+        if outcome == _NOT_NEW:
             raise NotNew("a run that was to be new is there already")
+        if outcome == _SET_BACK:
+            raise SetBack(f"commit {self._last_batch} was confirmed and is not there any more")
         if not outcome:
             raise EpochSuperseded(f"epoch {epoch} is over: another dispatcher leads")
+        self._last_batch = named
 
     async def prune(self, ended_before: int) -> int:
         """Delete some of the runs that ended before this time, ms; how many."""
@@ -156,78 +172,89 @@ class RedisStore:
         ids = msgspec.json.encode(run_ids)
         found = await asked(self._ended(args=[self._keys.run(""), ids]))
         results = {}
-        for number, workflow, status, output, error in found:
+        for number, *said in found:
             run_id = run_ids[number - 1]
-            results[run_id] = RunResult(
-                workflow.decode(),
-                run_id,
-                RunStatus(status.decode()),
-                msgspec.json.decode(output or b"{}"),
-                msgspec.json.decode(error, type=RunError) if error else None,
-            )
+            read = partial(_result, run_id, *said)
+            if (result := readable(self._keys.run(run_id), read)) is not None:
+                results[run_id] = result
         return results
 
     async def load(self) -> Snapshot:
         """All that a new leader needs."""
         keys = self._keys
-        definitions = await self._hashes(keys.workflow, await self._members(keys.workflows))
-        by_digest: dict[str, WorkflowDefinition] = {}
-        latest = []
-        for fields in definitions.values():
-            for field, text in fields.items():
-                if field.startswith("definition:"):
-                    definition = msgspec.json.decode(text, type=WorkflowDefinition)
-                    by_digest[field.partition(":")[2]] = definition
-            latest.append(msgspec.json.decode(fields["definition"], type=WorkflowDefinition))
+        # of what comes after it nothing may be lost unseen
+        self._last_batch = _name(await asked(self._redis.hget(keys.leader, "batch")) or b"")
+        latest, by_digest, came = await self._definitions()
         runs = await self._hashes(keys.run, await self._members(keys.active))
-        held = await asked(self._redis.hvals(keys.held))
-        rates = await asked(self._redis.hvals(keys.rates))
         return Snapshot(
             workflows=latest,
             definitions=by_digest,
+            came=came,
             workers=await self.workers(),
-            runs=[(run_id, *read_run(fields)) for run_id, fields in runs.items()],
-            held=[msgspec.json.decode(text, type=Held) for text in held],
+            runs=self._runs(runs),
+            held=await self.held(),
             schedules=await self.schedules(),
-            rates=[msgspec.json.decode(text, type=RateUse) for text in rates],
+            rates=await self._values(keys.rates, RateUse),
             pools=await self.pools(),
         )
 
+    async def _definitions(
+        self,
+    ) -> tuple[list[WorkflowDefinition], dict[str, WorkflowDefinition], dict[str, list[str]]]:
+        """The newest of each workflow, all by digest, and the digests of each as they came."""
+        keys = self._keys
+        found = await self._hashes(keys.workflow, await self._members(keys.workflows))
+        latest, by_digest, came = [], {}, {}
+        for name, fields in found.items():
+            read = {
+                field: definition
+                for field, text in fields.items()
+                if field.partition(":")[0] == "definition"
+                and (definition := readable(keys.workflow(name), partial(_definition, text)))
+            }
+            if "definition" in read:
+                latest.append(read.pop("definition"))
+            own = {field.partition(":")[2]: each for field, each in read.items()}
+            by_digest.update(own)
+            order = partial(msgspec.json.decode, fields.get("came", b"[]"), type=list[str])
+            if own:
+                came[name] = readable(keys.workflow(name), order) or sorted(
+                    own, key=lambda which: own[which] in latest
+                )
+        return latest, by_digest, came
+
     async def outbox(self) -> dict[str, Message]:
         """Messages that were stored and not confirmed by the broker."""
-        found = await asked(self._redis.hgetall(self._keys.outbox))
-        return {
-            name.decode(): msgspec.json.decode(text, type=Message) for name, text in found.items()
-        }
+        return await self._fields(self._keys.outbox, Message)
 
     async def workers(self) -> list[Worker]:
         """All live workers, with labels and attempts."""
         keys = self._keys
-        names = [name.decode() for name in await asked(self._redis.zrange(keys.workers, 0, -1))]
+        names = [_name(name) for name in await asked(self._redis.zrange(keys.workers, 0, -1))]
         states = await self._hashes(keys.worker, names)
         labels = await self._hashes(keys.labels, names)
         pipe = self._redis.pipeline(transaction=False)
         for name in names:
             pipe.smembers(keys.attempts(name))
-        attempts = await asked(pipe.execute())
-        return [
-            read_worker(name, states[name], labels.get(name, {}), held)
-            for name, held in zip(names, attempts, strict=True)
+        attempts = await asked(pipe.execute(False))
+        workers = [
+            readable(
+                keys.worker(name),
+                partial(read_worker, name, states[name], labels.get(name, {}), of),
+            )
+            for name, of in zip(names, attempts, strict=True)
             if name in states
         ]
+        return [worker for worker in workers if worker is not None]
 
     async def schedules(self) -> list[Schedule]:
         """All schedules, the next to come first."""
-        found = await asked(self._redis.hvals(self._keys.schedules))
-        schedules = [msgspec.json.decode(text, type=Schedule) for text in found]
+        schedules = await self._values(self._keys.schedules, Schedule)
         return sorted(schedules, key=lambda schedule: (schedule.next_at, schedule.schedule_id))
 
     async def pools(self) -> dict[str, PoolLoad]:
         """What each pool has to do."""
-        found = await asked(self._redis.hgetall(self._keys.pools))
-        return {
-            pool.decode(): msgspec.json.decode(text, type=PoolLoad) for pool, text in found.items()
-        }
+        return await self._fields(self._keys.pools, PoolLoad)
 
     async def counters(self) -> dict[str, int]:
         """All that was ever counted, whoever led."""
@@ -237,7 +264,19 @@ class RedisStore:
     async def run(self, run_id: str) -> tuple[RunHeader, dict[str, StepRun]] | None:
         """One run, ended or not; None where there is none."""
         found = await self._hashes(self._keys.run, [run_id])
-        return read_run(found[run_id]) if run_id in found else None
+        key = self._keys.run(run_id)
+        return readable(key, partial(read_run, found[run_id])) if run_id in found else None
+
+    async def held(self) -> list[Held]:
+        """The triggers that wait for their workflow, those that are given up first before."""
+        held = await self._values(self._keys.held, Held)
+        return sorted(held, key=lambda each: (each.until, each.run_id))
+
+    async def held_run(self, run_id: str) -> Held | None:
+        """The trigger of this run, where that waits for its workflow."""
+        text = await asked(self._redis.hget(self._keys.held, run_id))
+        read = partial(msgspec.json.decode, text, type=Held)
+        return None if text is None else readable(self._keys.held, read)
 
     async def log(self, run_id: str) -> list[KeptLine]:
         """The newest lines that a run's steps have logged, in the order in which they came."""
@@ -248,7 +287,16 @@ class RedisStore:
         """The newest runs, newest first."""
         names = await asked(self._redis.zrange(self._keys.runs, 0, most - 1, desc=True))
         found = await self._hashes(self._keys.run, [name.decode() for name in names])
-        return [(run_id, *read_run(fields)) for run_id, fields in found.items()]
+        return self._runs(found)
+
+    def _runs(
+        self, found: dict[str, dict[str, bytes]]
+    ) -> list[tuple[str, RunHeader, dict[str, StepRun]]]:
+        return [
+            (run_id, *run)
+            for run_id, fields in found.items()
+            if (run := readable(self._keys.run(run_id), partial(read_run, fields)))
+        ]
 
     async def feed(self, after: str = "0", most: int = 1000) -> list[tuple[str, dict[str, str]]]:
         """Entries of the feed after this id, oldest first."""
@@ -259,7 +307,7 @@ class RedisStore:
         ]
 
     async def _members(self, key: str) -> list[str]:
-        return sorted(member.decode() for member in await asked(self._redis.smembers(key)))
+        return sorted(_name(member) for member in await asked(self._redis.smembers(key)))
 
     async def _hashes(self, key_of: Any, names: Sequence[str]) -> dict[str, dict[str, bytes]]:
         found: dict[str, dict[str, bytes]] = {}
@@ -268,10 +316,25 @@ class RedisStore:
             pipe = self._redis.pipeline(transaction=False)
             for name in chunk:
                 pipe.hgetall(key_of(name))
-            for name, fields in zip(chunk, await asked(pipe.execute()), strict=True):
-                if fields:
-                    found[name] = {field.decode(): value for field, value in fields.items()}
+            for name, fields in zip(chunk, await asked(pipe.execute(False)), strict=True):
+                if isinstance(fields, Exception):  # it is no hash
+                    unreadable(key_of(name), fields)
+                    found[name] = {"": b""}  # nor are there records of one that has this
+                elif fields:
+                    found[name] = {_name(field): value for field, value in fields.items()}
         return found
+
+    async def _fields(self, key: str, kind: Any) -> dict[str, Any]:
+        """A hash of JSON."""
+        found = await asked(self._redis.hgetall(key))
+        return {
+            _name(field): value
+            for field, text in found.items()
+            if (value := readable(key, partial(msgspec.json.decode, text, type=kind))) is not None
+        }
+
+    async def _values(self, key: str, kind: type[T]) -> list[T]:
+        return list((await self._fields(key, kind)).values())
 
 
 async def asked(answer: Awaitable[Any] | Any) -> Any:
@@ -290,39 +353,20 @@ async def asked(answer: Awaitable[Any] | Any) -> Any:
         raise StoreError(f"Redis: {type(exc).__name__}: {exc}") from exc
 
 
-_TEXT = {
-    *("workflow", "version", "definition", "status"),
-    *("pinned", "parent", "sticky_to", "queued"),
-    *("name", "incarnation", "state", "host"),
-}
+def _name(word: bytes) -> str:
+    """A field or a member; of what is no UTF-8 nothing comes of its name."""
+    return word.decode(errors="replace")
 
 
-def _typed(fields: dict[str, bytes], names: Iterable[str]) -> dict[str, Any]:
-    return {
-        name: fields[name].decode() if name in _TEXT else msgspec.json.decode(fields[name])
-        for name in names
-        if name in fields
-    }
+def _definition(text: bytes) -> WorkflowDefinition:
+    return msgspec.json.decode(text, type=WorkflowDefinition)
 
 
-def read_run(fields: dict[str, bytes]) -> tuple[RunHeader, dict[str, StepRun]]:
-    """A run's hash as header and step runs."""
-    header = msgspec.convert(_typed(fields, RunHeader.__struct_fields__), RunHeader)
-    steps = {
-        field.removeprefix("step:"): msgspec.json.decode(value, type=StepRun)
-        for field, value in fields.items()
-        if field.startswith("step:")
-    }
-    return header, steps
-
-
-def read_worker(
-    worker: str, fields: dict[str, bytes], labels: dict[str, bytes], attempts: Iterable[bytes]
-) -> Worker:
-    """A worker's keys as one value."""
-    typed = _typed(fields, Worker.__struct_fields__)
-    typed["id"] = worker
-    typed["labels"] = {key: msgspec.json.decode(value) for key, value in labels.items()}
-    given = typed.get("given_at", 0)
-    typed["attempts"] = {attempt.decode(): given for attempt in attempts}
-    return msgspec.convert(typed, Worker)
+def _result(run_id: str, workflow: bytes, status: bytes, output: bytes, error: bytes) -> RunResult:
+    return RunResult(
+        workflow.decode(),
+        run_id,
+        RunStatus(status.decode()),
+        msgspec.json.decode(output or b"{}"),
+        msgspec.json.decode(error, type=RunError) if error else None,
+    )

@@ -228,6 +228,7 @@ class Writes:
             {
                 "version": definition.version,
                 "definition": text,
+                "came": to_json(effect.came),
                 f"definition:{digest(definition)}": text,
             },
         )

@@ -1,119 +1,22 @@
 """``ganger compute``: what it prints, what it keeps, and what it refuses."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import EntryPoint
-from pathlib import Path
-from typing import ClassVar
-from uuid import uuid4
+from collections.abc import Iterator
+from typing import Any
 
-import fakeredis
+import msgspec
 import pytest
+from msgspec.structs import replace
 
-from ganger import Settings, cli
 from ganger.cli import compute_given as verbs
-from ganger.compute import adapter
 from ganger.compute.adapter import DeployFailed
-from ganger.compute.planning import Plan, Replica
-from ganger_broker.deployments import Deployment
-from ganger_broker.errors import InvalidInput
+from ganger.compute.planning import Plan
+from ganger_broker.deployments import (
+    Deployment,
+)
 from ganger_dispatcher.store.deployment_store import DeploymentStore
 
-Run = Callable[..., tuple[int, str, str]]
-
-APP = """
-from ganger import Compute, Ganger
-
-app = Ganger()
-SMALL = Compute(cpu_kind="shared", cpus=2, memory_mb=1024, num_replicas=3, regions=["fra", "iad"])
-
-
-@app.task(compute=SMALL)
-def work(input, context):
-    return 1
-
-
-@app.task()
-def other(input, context):
-    return 1
-
-
-worker = app.worker("w")
-"""
-POOL = "shared-2cpu-1024mb-fra-iad"
-
-
-class Somewhere:
-    """What a third party's adapter is like; it only remembers."""
-
-    options: ClassVar[Mapping[str, str]] = {"size": "how large, a number"}
-    there: ClassVar[dict[str, list[Replica]]] = {}
-    broken: ClassVar[bool] = False
-
-    def __init__(self, settings: Settings, options: Mapping[str, str]) -> None:
-        if not options.get("size", "1").isdecimal():
-            raise InvalidInput(f"--set: size: {options['size']!r} must be a number")
-
-    def render(self, deployment: Deployment, plan: Plan) -> dict[str, str]:
-        return {
-            "all": "".join(
-                f"run {replica.number} in {replica.region}\n" for replica in plan.replicas
-            )
-        }
-
-    def running(self, deployment: Deployment, plan: Plan) -> list[Replica] | None:
-        return self.there.get(deployment.name, [])
-
-    def apply(self, deployment: Deployment, plan: Plan) -> Iterator[str]:
-        if self.broken:
-            raise DeployFailed("somewhere: there is no room")
-        self.there[deployment.name] = list(plan.replicas)
-        yield f"{len(plan.replicas)} there"
-
-    def remove(self, deployment: Deployment) -> Iterator[str]:
-        del self.there[deployment.name]
-        yield "gone"
-
-
-@pytest.fixture
-def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """MODULE:APP in the current directory, a Redis of the test's own, and an adapter."""
-    name = f"pools_{uuid4().hex}"
-    (tmp_path / f"{name}.py").write_text(APP)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    for variable in ("GANGER_BROKER_URL", "GANGER_REDIS_URL", "GANGER_PREFIX"):
-        monkeypatch.delenv(variable, raising=False)
-    server = fakeredis.FakeServer()
-    monkeypatch.setattr(
-        verbs,
-        "open_store",
-        lambda settings: DeploymentStore(settings, fakeredis.FakeAsyncRedis(server=server)),
-    )
-    installed = dict(adapter.adapters())
-    installed["somewhere"] = EntryPoint("somewhere", f"{__name__}:Somewhere", adapter.GROUP)
-    monkeypatch.setattr(adapter, "adapters", lambda: installed)
-    monkeypatch.setattr(Somewhere, "there", {})
-    yield f"{name}:app"
-    sys.modules.pop(name, None)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run ``ganger compute …``: exit status, standard output, standard error."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main(["compute", *words])
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
-
-
-def on(app: str, *words: str) -> tuple[str, ...]:
-    return (app, "--deployment", "d", "--on", "somewhere", *words)
+from .cli_world import POOL, Run, Somewhere, on
 
 
 def test_a_plan_says_what_there_would_be_and_changes_nothing(run: Run, app: str) -> None:
@@ -139,7 +42,7 @@ def test_a_plan_says_what_there_would_be_and_changes_nothing(run: Run, app: str)
 
 def test_a_plan_as_a_table_says_the_same(run: Run, app: str) -> None:
     _, out, _ = run("plan", *on(app), "--scale", f"{POOL}=1")
-    assert "1 replicas, 2 cpus, 1,024 MB; seed 'd'" in out
+    assert "1 replica, 2 cpus, 1,024 MB; seed 'd'" in out
     assert "changes: create 1, keep 0, remove 0" in out
     assert f"+ d.{POOL}.1 in " in out
     assert "! other:other: in no pool" in out
@@ -196,8 +99,49 @@ def test_what_could_not_be_done_is_said_and_may_be_tried_again(
     monkeypatch.setattr(Somewhere, "broken", True)
     status, _, err = run("up", *on(app), "--apply")
     assert (status, err) == (1, "ganger: somewhere: there is no room\n")
+    assert run("ps")[1] == "there are no deployments\n"
     monkeypatch.setattr(Somewhere, "broken", False)
     assert run("up", *on(app), "--apply")[:2] == (0, "3 there\n")
+
+
+def test_what_could_not_be_changed_stays_as_it_was(
+    run: Run, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("up", *on(app), "--apply")
+    before = run("ps", "--json")[1]
+    monkeypatch.setattr(Somewhere, "broken", True)
+    assert run("up", *on(app), "--scale", f"{POOL}=7", "--apply")[0] == 1
+    assert run("ps", "--json")[1] == before
+
+
+@pytest.mark.parametrize("said", [True, False], ids=["said so", "runs"])
+def test_what_was_done_in_part_is_kept(
+    run: Run, app: str, monkeypatch: pytest.MonkeyPatch, said: bool
+) -> None:
+    def half(self: Somewhere, deployment: Deployment, plan: Plan) -> Iterator[str]:
+        if said:
+            yield "1 there"
+        else:
+            self.there[deployment.name] = list(plan.replicas[:1])
+        raise DeployFailed("somewhere: there is no more room")
+
+    monkeypatch.setattr(Somewhere, "apply", half)
+    assert run("up", *on(app), "--apply")[0] == 1
+    assert [each["name"] for each in json.loads(run("ps", "--json")[1])] == ["d"]
+
+
+def test_a_plan_is_shown_where_what_runs_it_is_away(
+    run: Run, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(self: Somewhere, deployment: Deployment, plan: Plan) -> None:
+        raise DeployFailed("somewhere: no answer")
+
+    monkeypatch.setattr(Somewhere, "running", away)
+    status, out, err = run("plan", *on(app), "--json")
+    assert (status, json.loads(out)["changes"]) == (0, None)
+    assert err == "ganger: what runs is not known: somewhere: no answer\n"
+    monkeypatch.setattr(Somewhere, "running", lambda self, deployment, plan: None)
+    assert run("plan", *on(app))[2] == "ganger: what runs is not known: somewhere does not say\n"
 
 
 @pytest.mark.parametrize(
@@ -219,6 +163,8 @@ def test_what_could_not_be_done_is_said_and_may_be_tried_again(
         (("plan", "{module}:worker"), "is a Worker, with a machine of its own; name its app"),
         (("up", "{app}", "--broker-url", "memory://"), "is a broker inside one process"),
         (("scale", "x=1"), "deployment: say which; there are none"),
+        (("scale", "x=1", "x=1"), "POOL=N: 'x' is given twice"),
+        (("up", "{app}", "--scale", "x=1", "--scale", "x=2"), "--scale: 'x' is given twice"),
         (("down", "x"), "deployment: there is no 'x'; there are none"),
         (("logs", "x"), "there is no replica 'x'; there are none"),
     ],
@@ -238,20 +184,6 @@ def test_a_deployment_does_not_change_what_it_runs_on(run: Run, app: str) -> Non
     assert "--on: d runs on somewhere; take it down first" in err
 
 
-def test_a_module_of_the_same_name_elsewhere_does_not_replace_a_deployment(
-    run: Run, app: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run("up", app, "--on", "somewhere", "--apply")[0] == 0
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    monkeypatch.chdir(elsewhere)
-    [name] = Somewhere.there
-    status, _, err = run("up", app, "--on", "somewhere", "--apply")
-    assert status == 2
-    assert f"deployment: {name!r} is there already, of {app} in {tmp_path}" in err
-    assert run("up", app, "--deployment", name, "--apply")[0] == 0
-
-
 def test_bounds_are_kept_until_others_are_given(run: Run, app: str) -> None:
     def bounds() -> object:
         [shown] = json.loads(run("ps", "--json")[1])
@@ -260,8 +192,11 @@ def test_bounds_are_kept_until_others_are_given(run: Run, app: str) -> None:
     run("up", *on(app, "--autoscale", "1:3", "--apply"))
     run("up", *on(app, "--apply"))
     assert bounds() == {"least": 1, "most": 3}
+    follows = "each pool follows its load, from 1 to 3 replicas"
+    assert follows in run("ps")[1]
     run("up", *on(app, "--autoscale", "off", "--apply"))
     assert bounds() is None
+    assert "follows" not in run("ps")[1]
 
 
 def test_what_cannot_be_taken_down_can_be_forgotten(
@@ -278,3 +213,62 @@ def test_what_cannot_be_taken_down_can_be_forgotten(
     assert "where somewhere is gone: ganger compute down d --forget" in err
     assert run("down", "--forget")[:2] == (0, "d is forgotten\n")
     assert run("ps")[1] == "there are no deployments\n"
+
+
+def test_what_cannot_be_read_is_said_in_a_line(
+    run: Run, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("up", *on(app, "--apply"))
+
+    async def unreadable(self: DeploymentStore) -> list[Any]:
+        raise msgspec.ValidationError("Object missing required field `incarnation`")
+
+    said = (
+        "Redis: something under 'ganger' cannot be read: ValidationError: Object missing "
+        "required field `incarnation`\n"
+    )
+    monkeypatch.setattr(DeploymentStore, "uses", unreadable)
+    for verb in (("plan", *on(app)), ("ps",)):  # they are shown without
+        assert run(*verb)[::2] == (0, f"ganger: what workers use is not known: {said}")
+    monkeypatch.setattr(DeploymentStore, "loads", unreadable)
+    assert run("ps") == (1, "", f"ganger: {said}")
+
+
+def test_what_could_not_be_scaled_stays_as_it_was(
+    run: Run, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("up", *on(app), "--apply")
+    before = run("ps", "--json")[1]
+    monkeypatch.setattr(Somewhere, "broken", True)
+    assert run("scale", f"{POOL}=7")[::2] == (1, "ganger: somewhere: there is no room\n")
+    assert run("ps", "--json")[1] == before
+
+
+def test_what_follows_its_load_is_not_scaled_by_hand(run: Run, app: str) -> None:
+    run("up", *on(app, "--autoscale", "1:3", "--apply"))
+    before = run("ps", "--json")[1]
+    status, _, err = run("scale", f"{POOL}=2")
+    assert status == 2
+    assert "scale: d follows its load, from 1 to 3 replicas a pool, and would undo this" in err
+    assert run("ps", "--json")[1] == before
+    status, _, err = run("up", *on(app, "--apply", "--scale", f"{POOL}=2"))
+    assert status == 0
+    assert "! --scale: d follows its load, so this is only what its pools begin with" in err
+    run("up", *on(app, "--autoscale", "off", "--apply"))
+    assert run("scale", f"{POOL}=2")[:2] == (0, "2 there\n")
+
+
+def test_what_is_put_up_again_while_it_is_taken_down_is_not_forgotten(
+    run: Run, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("up", *on(app, "--apply"))
+
+    def overtaken(self: Somewhere, deployment: Deployment) -> Iterator[str]:
+        yield "going"
+        kept = replace(deployment, leaving=False)
+        verbs.Given(None, None, None).ask(lambda store: store.save(kept))
+
+    monkeypatch.setattr(Somewhere, "remove", overtaken)
+    said = "ganger: d was put up again meanwhile, by somebody else; it stays\n"
+    assert run("down") == (1, "going\n", said)
+    assert [each["name"] for each in json.loads(run("ps", "--json")[1])] == ["d"]

@@ -8,10 +8,10 @@ from msgspec.structs import replace
 from ganger import Compute, Ganger, InvalidInput, InvalidWorkflow
 from ganger.compute import add_region
 from ganger.compute.advice import AdviceCode, advice
-from ganger.compute.deploying import deployment_of, name_from, plan_of, scaled
+from ganger.compute.deploying import awake, deployment_of, name_from, plan_of, scaled
 from ganger.compute.planning import Plan
 from ganger.compute.store import WorkerUse
-from ganger_broker.deployments import Deployment
+from ganger_broker.deployments import Autoscale, Deployment
 
 SMALL: dict[str, Any] = {"cpu_kind": "shared", "cpus": 2, "memory_mb": 1024}
 NAME = "shared-2cpu-1024mb-fra-iad"
@@ -55,6 +55,22 @@ def test_what_a_pool_was_scaled_to_is_kept_until_its_compute_says_another_number
     assert len(plan_of(deployed(app(4), before=first)).replicas) == 9
     assert len(plan_of(deployed(app(5), before=first)).replicas) == 5
     assert len(plan_of(deployed(app(4), before=first, scale={NAME: 1})).replicas) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "replicas"),
+    [
+        ({"autoscale": Autoscale(0, 3)}, 1),
+        ({"autoscale": Autoscale(2, 3)}, 2),
+        ({"autoscale": Autoscale(0, 3), "on": "kubernetes"}, 0),
+        ({}, 0),
+    ],
+)
+def test_what_follows_its_load_here_begins_with_somebody_to_register(
+    fields: dict[str, Any], replicas: int
+) -> None:
+    assert len(plan_of(awake(deployed(app(), scale={NAME: 0}, **fields))).replicas) == replicas
+    assert len(plan_of(awake(deployed(app(4), **fields))).replicas) == 4
 
 
 def test_nothing_is_planned_of_what_is_being_taken_down() -> None:

@@ -10,6 +10,8 @@ import yaml
 from ganger.compute.adapter import DeployFailed, make_adapter
 from ganger.compute.kubernetes import Kubernetes
 from ganger.compute.planning import Plan, Replica
+from ganger_broker.deployments import PoolRecord
+from ganger_broker.errors import InvalidInput
 
 from .cases import IMAGE, KEDA, LARGE, SMALL, deployment, plan_of, settings
 from .fakes import FakeProgram
@@ -99,6 +101,26 @@ def test_what_is_applied_is_what_is_rendered(kubectl: FakeProgram) -> None:
         "--context prod --namespace work apply -f -",
     ]
     assert kubectl.asked[-1]["given"] == "".join(made.render(deployment(), plan).values())
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ([], []),
+        ([item("Deployment", LARGE_POOL, "fra", 0)], [f"there is Deployment etl-{LARGE_POOL}-fra"]),
+    ],
+)
+def test_what_is_there_though_it_failed_is_said(
+    kubectl: FakeProgram, there: list[Any], said: list[str]
+) -> None:
+    kubectl.answers(HAS_KEDA, err=NO_KEDA, status=1)
+    lines = adapter().apply(deployment(), plan_of(LARGE))
+    kubectl.answers("apply", err="namespaces not found", status=1)
+    kubectl.answers("get", items(*there))
+    told: list[str] = []
+    with pytest.raises(DeployFailed, match="namespaces not found"):
+        told.extend(lines)
+    assert told == said
 
 
 def test_what_the_plan_has_no_more_is_deleted_after(kubectl: FakeProgram) -> None:
@@ -199,3 +221,20 @@ def test_it_is_found_by_its_name_and_its_options_are_told() -> None:
     assert isinstance(made, Kubernetes)
     assert made.options["image"].endswith("(needed)")
     assert made.options["kind"].endswith("(default: Deployment)")
+
+
+@pytest.mark.parametrize("image", ["a,b", "app:1 ", "-f"])
+def test_an_image_is_one(image: str) -> None:
+    with pytest.raises(InvalidInput, match="must be an image, such as app"):
+        adapter(image=image)
+
+
+def test_a_region_of_the_apps_own_needs_no_app_once_it_is_deployed() -> None:
+    own = PoolRecord("shared", 1, 256, 1, ["attic"], ["w:s"])
+    given = {"regions": "attic=rack-1,nowhere=rack-2"}
+    with pytest.raises(InvalidInput, match="--set regions: 'attic' is no region"):
+        adapter(**given).render(deployment(), plan_of(SMALL))
+    deployed = deployment(pools={"p": own})
+    with pytest.raises(InvalidInput, match="--set regions: 'nowhere' is no region"):
+        adapter(**given).render(deployed, plan_of(SMALL))
+    assert adapter(regions="attic=rack-1").render(deployed, plan_of(SMALL))

@@ -1,15 +1,26 @@
 """What bounds a replica's process: a cgroup where it is ours to make, else a resource limit."""
 
+import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ganger.compute.local import processes
-from ganger.compute.local.limits import Cgroup, DataLimit, find_cgroup_root, limit_for
+from ganger.compute.local.limits import (
+    Cgroup,
+    DataLimit,
+    cpus_of,
+    find_cgroup_root,
+    limit_for,
+)
+from ganger.compute.local.processes import ReplicaProcess
 
+WORKER = "d.shared-2cpu-512mb-fra.1"
 SIZES: dict[str, Any] = {"cpu_kind": "shared", "cpus": 2, "memory_mb": 512, "threads": 4}
 
 
@@ -60,7 +71,7 @@ def test_without_cgroup_2_there_is_no_place(tmp_path: Path, kind: str) -> None:
     kernel.control("user", "memory")
     assert kernel.found() is None
     assert find_cgroup_root(tmp_path / "none" / "mountinfo") is None
-    assert limit_for(None, "d", "w") == DataLimit()
+    assert limit_for(None, "d", "w") == DataLimit("w")
 
 
 def test_a_group_bounds_memory_and_gives_a_share_of_the_processors(tmp_path: Path) -> None:
@@ -106,9 +117,56 @@ def test_a_process_that_wants_more_gets_a_memory_error_and_goes_on() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOG], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        DataLimit().apply(process.pid, **SIZES)
+        DataLimit(WORKER).apply(process.pid, **SIZES)
         said, _ = process.communicate("go\n", timeout=30)
     assert said.split() == ["MemoryError", str(100 * 2**20)]
+
+
+LOADED = """
+import mmap, sys
+reserved = mmap.mmap(-1, 120 * 2**20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+held = b"x" * (50 * 2**20)
+print("loaded", flush=True)
+sys.stdin.readline()
+for mb in (180, 240):
+    try:
+        print(len(bytearray(mb * 2**20)) // 2**20)
+    except MemoryError:
+        print("MemoryError")
+"""
+
+
+def test_what_a_worker_has_mapped_and_does_not_hold_costs_it_nothing() -> None:
+    limit, size = DataLimit(WORKER), {"memory_mb": 256, "threads": 1}
+    with subprocess.Popen(
+        [sys.executable, "-c", LOADED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        limit.apply(process.pid, cpu_kind="shared", cpus=1, **size)
+        assert process.stdout.readline() == "loaded\n"
+        limit.settle(
+            process.pid, held=ReplicaProcess(psutil.Process(process.pid), None).held(), **size
+        )
+        said, _ = process.communicate("go\n", timeout=30)
+    assert said.split() == ["180", "MemoryError"]
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4, 9])
+def test_replicas_take_turns_at_the_processors(cpus: int) -> None:
+    there = [0, 2, 3, 7]
+    taken = [cpus_of(f"d.pool.{number}", cpus, there) for number in range(1, 5)]
+    assert all(len(set(each)) == min(cpus, 4) for each in taken)
+    counts = Counter(cpu for each in taken for cpu in each)
+    assert counts == dict.fromkeys(there, min(cpus, 4))
+
+
+def test_a_process_runs_on_as_many_processors_as_its_pool_has() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        DataLimit(WORKER).apply(process.pid, **{**SIZES, "cpus": 1})
+        allowed = os.sched_getaffinity(process.pid)
+        process.kill()
+    assert len(allowed) == 1
+    assert allowed <= os.sched_getaffinity(0)
 
 
 def test_a_large_log_begins_anew_under_who_writes_to_it(

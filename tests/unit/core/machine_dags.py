@@ -24,6 +24,7 @@ FAILURE_STEP = "oops"
 NEVER: dict[str, Any] = {"model": {"value": "x", "comparator": "NOT_EQUAL"}}
 WISHES = st.sampled_from([{}, {}, GPU, WARM, PATIENT, NEVER, {**GPU, **WARM}])
 SETS = st.sampled_from([{}, {}, {"model": "x"}, {"model": "y"}, {"model": FromInput("key")}])
+LIMITED = st.sampled_from([{}, {}, {}, {}, {"api": 1}, {"slow": 2}, {"api": 1, "slow": 1}])
 
 
 @st.composite
@@ -39,7 +40,7 @@ def _step(draw: st.DrawFn, name: str, before: list[str]) -> StepDefinition:
         backoff_factor=draw(st.sampled_from([None, None, 2])),
         desired_worker_labels=draw(WISHES),
         sets_labels=draw(SETS),
-        rate_limits=draw(st.sampled_from([{}, {}, {}, {"api": 1}])),
+        rate_limits=draw(LIMITED),
     )
 
 

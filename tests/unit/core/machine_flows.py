@@ -3,6 +3,7 @@
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ganger_broker.crons import Cron, MissedTicks
 from ganger_broker.definitions import (
@@ -54,30 +55,46 @@ ROOTS = [
     StepDefinition("d", parents=["a", "c"], desired_worker_labels=GPU),
 ]
 """Several steps that may begin the run, and one that waits for two of them."""
-API = RateLimit("api", 2, 20)
+API, SLOW = RateLimit("api", 2, 20), RateLimit("slow", 2, 50)
+LIMITS = [API, SLOW]
 POOLED = StepDefinition("s", pool="p", retries=1, desired_worker_labels=WARM, schedule_timeout=15)
 KEYS = st.sampled_from(["x", "y"])
 EVENTS = ["image:*"]
 CONCURRENT = {
     "queued": [Concurrency("key", 1), Concurrency(limit=2)],
     "newest": [Concurrency("key", 1, ConcurrencyStrategy.CANCEL_NEWEST)],
+    "replacing": [
+        Concurrency("key", 1, ConcurrencyStrategy.CANCEL_IN_PROGRESS),
+        Concurrency(limit=1),
+    ],
     "in-progress": [Concurrency("key", 1, ConcurrencyStrategy.CANCEL_IN_PROGRESS)],
 }
 LIMITED = StepDefinition(
     "s", retries=1, rate_limits={"api": 1}, schedule_timeout=15, desired_worker_labels=GPU
 )
+BOTH = replace(LIMITED, rate_limits={"api": 1, "slow": 1})
+BIG = replace(LIMITED, rate_limits={"slow": 2})
 CRONS = [Cron("*/20 * * * * *"), Cron("*/50 * * * * *", missed=MissedTicks.CATCH_UP)]
 FLOWS["ticking"] = [
     WorkflowDefinition("ticking", [StepDefinition("s", schedule_timeout=30)], on_crons=CRONS),
     WorkflowDefinition("ticking", [StepDefinition("s")], "2", on_crons=CRONS[:1]),
 ]
+FLOWS["both"] = [
+    WorkflowDefinition("both", [BOTH]),
+    WorkflowDefinition("both", [replace(BOTH, rate_limits={"slow": 1, "api": 2})], "2"),
+]
+FLOWS["big"] = [WorkflowDefinition("big", [BIG])]
 FLOWS["pooled"] = [WorkflowDefinition("pooled", [POOLED])]
 FLOWS |= {
     name: [WorkflowDefinition(name, [LIMITED], concurrency=rules)]
     for name, rules in CONCURRENT.items()
 }
 RAISED = [Concurrency("key", 2), Concurrency(limit=3)]
-FLOWS["queued"].append(WorkflowDefinition("queued", [LIMITED], "2", concurrency=RAISED))
+FLOWS["queued"] += [
+    WorkflowDefinition("queued", [LIMITED], "2", concurrency=RAISED),
+    WorkflowDefinition("queued", [LIMITED], "3"),
+]
+FLOWS["pooled"].append(WorkflowDefinition("pooled", [replace(POOLED, pool="q")], "2"))
 FLOWS |= {
     f"{sticky}-{on_loss}": [
         WorkflowDefinition(f"{sticky}-{on_loss}", CHAIN, sticky=sticky, sticky_on_loss=on_loss)
@@ -97,7 +114,7 @@ FLOWS |= {
     for on_loss in StickyOnLoss
 }
 LABELS = st.dictionaries(
-    st.sampled_from(["gpu", "model", POOL]), st.sampled_from([0, 1, 2, "x", "y", "1", "p"])
+    st.sampled_from(["gpu", "model", POOL]), st.sampled_from([0, 1, 2, "x", "y", "1", "p", "q"])
 )
 PATIENT: dict[str, Any] = {"model": {"value": "x", "weight": 5, "prefer_for": 4}}
 WISHES = st.sampled_from([{}, {}, GPU, WARM, PATIENT, {"model": "x"}])

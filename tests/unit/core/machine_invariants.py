@@ -4,19 +4,20 @@ from collections import Counter
 from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
+from msgspec.structs import replace
 
 from ganger_broker.definitions import Concurrency, ConcurrencyStrategy, StickyStrategy
 from ganger_broker.messages import RunStatus
 from ganger_dispatcher.core import Core
 from ganger_dispatcher.core.pools import loads
 from ganger_dispatcher.core.rates import next_waiting
-from ganger_dispatcher.core.records import Run, Worker
+from ganger_dispatcher.core.records import Run, Worker, WorkerState
 from ganger_dispatcher.core.schedules import tick_run_id
 from ganger_dispatcher.core.states import TERMINAL, StepStatus
 from ganger_dispatcher.placement.expected import expected_key
 
 from .machine_dags import FAILURE_STEP
-from .machine_flows import API
+from .machine_flows import LIMITS
 from .machine_ledger import Ledger
 from .stored import Stored
 
@@ -28,12 +29,13 @@ class Invariants(RuleBasedStateMachine):
     stored: Stored
     now: int
     newest: dict[tuple[str, str], int]
-    placed_limited: list[int]
+    units_given: dict[str, list[int]]
     ticked: set[str]
     asked: dict[str, set[str]]
     answered: Counter[tuple[str, str]]
     ended: dict[str, Any]
     going: set[str]
+    waiting: set[str]
     ledger: Ledger
     families: set[tuple[str, str]]
     """Of a run and one that came with it as its parent while it went on."""
@@ -145,9 +147,12 @@ class Invariants(RuleBasedStateMachine):
     @invariant()
     def what_waits_for_a_pool_is_counted(self) -> None:
         state = self.core.state
-        pooled = [f"{run.id}/s" for run in state.runs.values() if run.header.workflow == "pooled"]
-        waiting = [step_run for step_run in pooled if step_run in state.placement.backlog]
-        assert state.placement.backlog.pools == ({"p": len(waiting)} if waiting else {})
+        waiting = Counter(
+            run.pools.get("s") or run.definitions["s"].pool
+            for run in state.runs.values()
+            if run.header.workflow == "pooled" and f"{run.id}/s" in state.placement.backlog
+        )
+        assert state.placement.backlog.pools == waiting
         assert state.pools_watched or not waiting
         assert not state.pools_watched or (self.core.wake_at or 0) <= self.now + 1_000
 
@@ -158,57 +163,96 @@ class Invariants(RuleBasedStateMachine):
 
     @invariant()
     def a_tick_has_one_run(self) -> None:
-        headers = self.stored.headers
-        assert self.ticked == {run for run in headers if "schedule" in headers[run].metadata}
+        metadata = {run: header.metadata for run, header in self.stored.headers.items()}
+        metadata |= {run: held.trigger.metadata for run, held in self.core.state.held.items()}
+        assert self.ticked == {run for run in metadata if "schedule" in metadata[run]}
         for schedule in self.core.state.schedules.values():
             if schedule.last_at is not None:
-                assert tick_run_id(schedule.schedule_id, schedule.last_at) in self.ticked
+                last = replace(schedule, next_at=schedule.last_at)
+                assert tick_run_id(last) in self.ticked
 
     @invariant()
     def no_window_has_more_than_its_limit(self) -> None:
-        window = self.now - 20_000
-        placed = [at for at in self.placed_limited if at > window]
-        assert len(placed) <= API.limit
-        for key in self.core.state.rates:
-            first = next_waiting(self.core.state, key)
-            assert first is None or (self.core.wake_at or 0) <= self.now + 21_000
+        for limit in LIMITS:
+            window = round(limit.per * 1000)
+            given = self.units_given.get(limit.key, [])
+            assert len([at for at in given if at > self.now - window]) <= limit.limit
+            rate = self.core.state.rates.get(limit.key)
+            if rate is not None and next_waiting(self.core.state, limit.key) is not None:
+                looked_at = rate.looked_at or 0
+                assert (self.core.wake_at or 0) <= looked_at <= self.now + window + 1_000
+
+    @invariant()
+    def new_runs_begin_with_what_came_last_of_what_somebody_has(self) -> None:
+        state = self.core.state
+        for name, newest in state.workflows.items():
+            had = {
+                worker.workflows[name][1]
+                for worker in state.workers.values()
+                if name in worker.workflows
+                and worker.state not in (WorkerState.DRAINING, WorkerState.PAUSED)
+            }
+            live = [which for which in state.came[name] if which in had]
+            assert newest.digest == live[-1] if live else newest.digest in state.came[name]
+            assert len(live) == len(had)
 
     @invariant()
     def no_more_runs_go_on_than_may(self) -> None:
-        """None goes on beyond the limit of now, but for those that did under another one."""
+        """None goes on beyond the limit of now, but for those that did under another one; nor
+        ahead of one that waited before. (Held triggers begin in the order in which they came.)"""
         state = self.core.state
+        waited, self.waiting = self.waiting, {r.id for r in state.runs.values() if r.header.queued}
         before, self.going = self.going, {r.id for r in state.runs.values() if not r.header.queued}
         for run_id in self.going - before:
             for rule, peers in self.limits_of(state.runs[run_id]):
                 assert len([peer for peer in peers if not peer.header.queued]) <= rule.limit
+                replaces = rule.strategy is ConcurrencyStrategy.CANCEL_IN_PROGRESS
+                assert not replaces or len(peers) <= rule.limit
                 for peer in peers if rule.strategy is ConcurrencyStrategy.QUEUE else ():
-                    assert not peer.header.queued or self.turn_of(run_id) <= self.turn_of(peer.id)
+                    if peer.id in waited & self.waiting and rule in self.rules_of(peer):
+                        waits_elsewhere = any(each != rule for each in self.full_ones(peer))
+                        assert waits_elsewhere or self.turn_of(run_id) <= self.turn_of(peer.id)
         queued = [run for run in state.runs.values() if run.header.queued]
-        for run in queued:
-            full = [
-                len([peer for peer in peers if not peer.header.queued]) >= rule.limit
-                for rule, peers in self.limits_of(run)
-                if rule.strategy is ConcurrencyStrategy.QUEUE
-            ]
-            assert any(full)
+        assert all(self.full_ones(run) for run in queued)
+
+    def rules_of(self, run: Run) -> list[Concurrency]:
+        return [rule for rule, _ in self.limits_of(run)]
+
+    def full_ones(self, run: Run) -> list[Concurrency]:
+        """The limits that it has to wait for."""
+        return [
+            rule
+            for rule, peers in self.limits_of(run)
+            if rule.strategy is ConcurrencyStrategy.QUEUE
+            and len([peer for peer in peers if not peer.header.queued]) >= rule.limit
+        ]
 
     def limits_of(self, run: Run) -> list[tuple[Concurrency, list[Run]]]:
-        """The newest limits that are the run's as well, and the live runs that they count."""
+        """The run's limits, as large as they are now, and the live runs that they count."""
         state = self.core.state
         newest = state.workflows[run.header.workflow].definition.concurrency
-        own = [rule.key for rule in run.workflow.definition.concurrency]
-        alike = [
-            each for each in state.runs.values() if each.header.workflow == run.header.workflow
-        ]
-        return [
-            (rule, [p for p in alike if rule.key is None or p.header.input == run.header.input])
-            for rule in newest
-            if rule.key in own
-        ]
+        limits = []
+        for own in run.workflow.definition.concurrency:
+            peers = [
+                each
+                for each in state.runs.values()
+                if each.header.workflow == run.header.workflow
+                and own.key in [rule.key for rule in each.workflow.definition.concurrency]
+                and (own.key is None or each.header.input == run.header.input)
+            ]
+            of_now = [rule.limit for rule in newest if rule.key == own.key]
+            limits.append((replace(own, limit=of_now[0]) if of_now else own, peers))
+        return limits
 
     def turn_of(self, run_id: str) -> int:
+        """While it is queued, not before its line was served last."""
         header = self.core.state.runs[run_id].header
-        return self.core.state.turn(header.priority, header.created_at)
+        served = [
+            line.served_at
+            for line in self.core.state.lines.values()
+            if header.queued and run_id in [each for *_, each in line.runs]
+        ]
+        return self.core.state.turn(header.priority, max(header.created_at, *served, 0))
 
     @invariant()
     def a_run_is_live_held_or_ended(self) -> None:

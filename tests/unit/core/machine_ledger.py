@@ -5,7 +5,6 @@ from typing import Any
 from ganger_broker.definitions import StepDefinition, WorkflowDefinition
 from ganger_broker.labels import parse_desired
 from ganger_broker.messages import (
-    CancelAttempt,
     FailureReason,
     LabelsChanged,
     Outcome,
@@ -18,12 +17,19 @@ from ganger_broker.messages import (
     WorkerRegistered,
 )
 from ganger_broker.pool_labels import desired_in_pool
+from ganger_broker.to_worker import CancelAttempt
 from ganger_dispatcher.core import Core
 from ganger_dispatcher.core import effects as do
 from ganger_dispatcher.core.core import Fact
 from ganger_dispatcher.core.digest import digest
 from ganger_dispatcher.core.effects import Effect
-from ganger_dispatcher.core.facts import CancelRequested, TimePassed, TriggerReceived
+from ganger_dispatcher.core.events import triggers_of
+from ganger_dispatcher.core.facts import (
+    CancelRequested,
+    EventPushed,
+    TimePassed,
+    TriggerReceived,
+)
 from ganger_dispatcher.core.records import RunHeader, Snapshot, StepRun
 from ganger_dispatcher.core.states import TERMINAL, StepStatus
 from tests.unit.placement.oracle import meets
@@ -54,8 +60,8 @@ class Ledger:
         self.over_at: dict[str, int] = {}
         """By attempt, when the dispatcher ends it where its worker has not."""
 
-        self.deaf_since: dict[str, int] = {}
-        """By attempt whose time is over, since when its worker is heard and does not end it."""
+        self.deaf_since: dict[str, tuple[str, int]] = {}
+        """By attempt whose time is over, who is heard and does not end it, and since when."""
 
     def know(self, definition: WorkflowDefinition) -> None:
         """Workers may register it."""
@@ -74,6 +80,10 @@ class Ledger:
         """What the core does because of this."""
         if isinstance(cause, TriggerReceived) and cause.ended is None:
             self.triggers.setdefault(cause.run_id, cause.trigger)
+        elif isinstance(cause, EventPushed):
+            flows = [workflow.definition for workflow in core.state.workflows.values()]
+            for each in triggers_of(cause, flows):
+                self.triggers.setdefault(each.run_id, each.trigger)
         if isinstance(cause, LabelsChanged):
             self._labels_changed(cause)
         stopped: list[tuple[str, str]] = []
@@ -138,7 +148,7 @@ class Ledger:
         if self.given.get(assignment.attempt) == worker:
             return
         self.given[assignment.attempt] = worker
-        for group in parse_desired(self._desired(run_id, name)).values():
+        for group in parse_desired(self.steps[run_id][name].desired_worker_labels).values():
             for condition in group:
                 assert meets(self.labels[worker], condition) or not condition.required
         assert step.worker == worker
@@ -170,11 +180,18 @@ class Ledger:
         on_failure = self.definition_of(run_id).on_failure
         return on_failure.name if on_failure is not None else None
 
-    def _desired(self, run_id: str, name: str) -> dict[str, Any]:
-        definition = self.step_of(run_id, name)
-        over = self.headers[run_id].desired_worker_labels
-        desired = {**definition.desired_worker_labels, **over}
-        return desired if definition.pool is None else desired_in_pool(desired, definition.pool)
+    def _desired(self, run_id: str, name: str) -> list[dict[str, Any]]:
+        """What it may desire: in its own pool, or in one that another definition has for it."""
+        definition, header = self.step_of(run_id, name), self.headers[run_id]
+        desired = {**definition.desired_worker_labels, **header.desired_worker_labels}
+        if definition.pool is None:
+            return [desired]
+        return [
+            desired_in_pool(desired, step.pool)
+            for flow in self.definitions.values()
+            for step in flow.every_step()
+            if flow.name == header.workflow and step.name == name and step.pool is not None
+        ]
 
     def _changed(
         self,
@@ -187,7 +204,7 @@ class Ledger:
     ) -> None:
         definition = self.step_of(run_id, name)
         assert before is None or before.status not in TERMINAL  # an end is final
-        assert step.desired_worker_labels == self._desired(run_id, name)
+        assert step.desired_worker_labels in self._desired(run_id, name)
         assert step.failures <= definition.retries
         assert step.losses <= POLICY.most_losses
         if step.status in BEGUN:
@@ -202,6 +219,7 @@ class Ledger:
             if isinstance(cause, StepRefreshed | StepStarted):
                 assert cause.attempt == attempt
                 self.over_at[attempt] = now + round(seconds * 1000) + POLICY.timeout_grace
+                self.deaf_since.pop(attempt, None)
         elif step.status is StepStatus.SUCCEEDED:
             assert before is not None
             assert isinstance(cause, StepFinished)
@@ -280,7 +298,13 @@ class Ledger:
         if isinstance(cause, CancelRequested):
             assert cause.run_id not in state.runs
             assert cause.run_id not in state.held
-        if isinstance(cause, TimePassed) and cause.caught_up:
+        for attempt, (holder, _) in list(self.deaf_since.items()):
+            if holder in state.unheard:  # since it was seen last, nobody could be heard
+                del self.deaf_since[attempt]
+        all_read = isinstance(cause, TimePassed) and cause.read_to is None
+        # where workers begin to be heard with it, what stood still until then comes next
+        is_all = core.wake_at is None or core.wake_at > now
+        if all_read and is_all and state.deaf_since is None:
             self._nothing_is_overdue(now, core)
         assert {w.id: w.incarnation for w in state.workers.values()} == self.processes
         for worker in state.workers.values():
@@ -309,8 +333,6 @@ class Ledger:
         once more."""
         worker = core.state.workers[holder]
         over_at = self.over_at[attempt] - POLICY.timeout_grace
-        if holder in core.state.unheard or worker.heartbeat_at < over_at:
-            self.deaf_since.pop(attempt, None)
-        else:
-            deaf_since = self.deaf_since.setdefault(attempt, now)
+        if holder not in core.state.unheard and worker.heartbeat_at >= over_at:
+            _, deaf_since = self.deaf_since.setdefault(attempt, (holder, now))
             assert now - deaf_since <= POLICY.worker_timeout

@@ -11,8 +11,9 @@ from ganger_dispatcher.core import Core
 from ganger_dispatcher.core import effects as do
 from ganger_dispatcher.core.core import Fact
 from ganger_dispatcher.core.effects import Effect
-from ganger_dispatcher.core.facts import ScheduleRequested, TriggerReceived
+from ganger_dispatcher.core.facts import EventPushed, ScheduleRequested, TriggerReceived
 from ganger_dispatcher.core.records import Snapshot
+from ganger_dispatcher.core.states import StepStatus
 
 from .machine_flows import FLOWS, POLICY, WORKERS
 from .machine_invariants import Invariants
@@ -40,11 +41,13 @@ class Shell(Invariants):
         self.families: set[tuple[str, str]] = set()
         self.said: list[Fact] = []
         self.seq = 0
-        self.placed_limited: list[int] = []
+        self.units_given: dict[str, list[int]] = {}
+        self.limited: dict[str, tuple[str, int]] = {}
         self.ticked: set[str] = set()
         self.newest: dict[tuple[str, str], int] = {}
         self.ledger = Ledger()
         self.going: set[str] = set()
+        self.waiting: set[str] = set()
         self.flows = dict(FLOWS)
 
     def tell(self, fact: Fact) -> None:
@@ -56,11 +59,16 @@ class Shell(Invariants):
                 self.asked.setdefault(fact.run_id, set()).add(fact.reply.reply_to)
         elif isinstance(fact, ScheduleRequested):
             fact = replace(fact, ended=frozenset(self.ended))
+        elif isinstance(fact, EventPushed):
+            fact = replace(fact, ended=dict(self.ended))
         given = deepcopy(fact)
         counts = not isinstance(fact, StepStarted) or self.is_of_its_worker(fact)
         self.core.begin_batch()
         effects = self.core.handle(fact, self.now)
-        assert counts or not any(isinstance(effect, do.StoreStep) for effect in effects)
+        stored = [effect.value.status for effect in effects if isinstance(effect, do.StoreStep)]
+        assert counts or set(stored) <= {StepStatus.PENDING}, (
+            "others wait longer, no more than that"
+        )
         self.carry_out(given, effects)
         self.said.append(given)
 
@@ -74,6 +82,8 @@ class Shell(Invariants):
     def carry_out(self, cause: Fact | Snapshot, effects: list[Effect]) -> None:
         self.history.append((cause, self.now, deepcopy(effects)))
         late = getattr(cause, "ended", None) is not None
+        if isinstance(cause, Snapshot):
+            self.limited = {}  # they wait anew
         self.stored.apply(effects)
         self.ledger.follow(cause, self.now, effects, self.core)
         for effect in effects:
@@ -81,8 +91,7 @@ class Shell(Invariants):
                 case do.Assign(worker, assignment):
                     attempt = assignment.attempt
                     if attempt not in {each for *_, each in self.sent}:
-                        step = self.ledger.step_of(assignment.run_id, assignment.step)
-                        self.placed_limited += [self.now] * step.rate_limits.get("api", 0)
+                        self.give_units(assignment.run_id, assignment.step)
                     self.check_assigned(worker, attempt)
                     self.sent.append((worker, assignment.incarnation, attempt))
                 case do.EndRun(run_id, header):
@@ -98,12 +107,29 @@ class Shell(Invariants):
                 case do.Reply(where, result) if not late:
                     self.answered[result.run_id or "", where.reply_to] += 1
         self.forget_dead_letters(effects)
+        self.limited = dict(self.core.state.limited)
+
+    def give_units(self, run_id: str, name: str) -> None:
+        """None of those that wait for these limits, before and after, has its turn before it."""
+        state = self.core.state
+        units = self.ledger.step_of(run_id, name).rate_limits
+        for key, number in units.items():
+            self.units_given.setdefault(key, []).extend([self.now] * number)
+        for step_run in self.limited.items() & state.limited.items():
+            if step_run[1][0] in units:
+                assert self.turn_in_limits(f"{run_id}/{name}") <= self.turn_in_limits(step_run[0])
+
+    def turn_in_limits(self, step_run: str) -> int:
+        run_id, _, name = step_run.partition("/")
+        since = self.ledger.steps[run_id][name].pending_since or self.now
+        return self.core.state.turn(self.ledger.headers[run_id].priority, since)
 
     def forget_dead_letters(self, effects: list[Effect]) -> None:
         """A held trigger that was buried is answered and gone; it may be asked for anew."""
         if any(isinstance(effect, do.Bury) for effect in effects):
             for effect in effects:
                 if isinstance(effect, do.Unhold):
+                    self.ticked.discard(effect.run_id)
                     self.families = {pair for pair in self.families if pair[1] != effect.run_id}
                     for name in self.asked.pop(effect.run_id, ()):
                         assert self.answered.pop((effect.run_id, name)) == 1

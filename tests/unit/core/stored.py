@@ -41,6 +41,7 @@ class Stored:
         self.attempts: dict[str, set[str]] = {}
         self.workflows: dict[str, WorkflowDefinition] = {}
         self.definitions: dict[str, WorkflowDefinition] = {}
+        self.came: dict[str, list[str]] = {}
         self.held: dict[str, Held] = {}
         self.schedules: dict[str, Schedule] = {}
         self.rates: dict[str, RateUse] = {}
@@ -73,7 +74,8 @@ class Stored:
                     self.pending[step_run] = deadline
                 case do.DropPending(step_run):
                     self.pending.pop(step_run, None)
-                case do.StoreWorkflow(definition):
+                case do.StoreWorkflow(definition, came):
+                    self.came[definition.name] = list(came)
                     self.workflows[definition.name] = definition
                     self.definitions[digest(definition)] = definition
                 case do.Hold(held):
@@ -131,6 +133,7 @@ class Stored:
         return Snapshot(
             workflows=list(self.workflows.values()),
             definitions=dict(self.definitions),
+            came={name: list(came) for name, came in self.came.items()},
             workers=[self._read_worker(worker_id) for worker_id in self.workers],
             runs=[(run, self.headers[run], dict(self.steps[run])) for run in sorted(self.active)],
             held=list(self.held.values()),

@@ -1,6 +1,7 @@
 """Cancelling runs in each of their states."""
 
-from ganger_broker.messages import CancelAttempt, Outcome
+from ganger_broker.messages import Outcome
+from ganger_broker.to_worker import CancelAttempt
 from ganger_dispatcher.core.effects import DropPending, Unhold
 
 from .world import World, assigned, of, replies, told

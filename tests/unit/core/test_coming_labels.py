@@ -134,6 +134,7 @@ def test_a_worker_that_registers_again_is_still_expected_to_have_it() -> None:
     ("sets", "said"),
     [
         ({"model": FromInput("a[")}, "sets_labels.model: from_input: 'a[' is no JMESPath"),
+        ({"model": FromInput("no(a)")}, "sets_labels.model: from_input: 'no(a)': there is no f"),
         ({"": "x"}, "sets_labels: the key '' must have 1 to 128 characters"),
     ],
 )

@@ -133,6 +133,87 @@ def test_a_run_needs_room_by_every_rule() -> None:
     assert assigned(world.finish("x1/s/1")) == [("y2/s/1", "a")]
 
 
+def order_of(world: World) -> list[str]:
+    """The runs in the order in which they begin, each ended a second after the one before."""
+    order: list[str] = []
+    while attempts := world.held_by():
+        order += [run for a in attempts if (run := a.partition("/")[0]) not in order]
+        world.now += 1000
+        world.finish(attempts[0])
+    return order
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_keys_take_turns_under_a_limit_for_all(taken_over: bool) -> None:
+    world = fleet(QUEUE, Concurrency(limit=2))
+    for key in "xyz":
+        for number in range(1 if key == "z" else 20):
+            ask(world, f"{key}{number}", key)
+            world.now += 1
+    if taken_over:
+        world.take_over()
+    order = order_of(world)
+    assert len(order) == 41
+    assert order.index("z0") <= 5
+    for each in zip(*[iter(order[5:])] * 2, strict=False):
+        assert {run[0] for run in each} == {"x", "y"}
+
+
+def test_a_key_that_comes_late_waits_for_one_run_of_each_other() -> None:
+    world = fleet(QUEUE, Concurrency(limit=2))
+    for number in range(10):
+        ask(world, f"x{number}", "x")
+        ask(world, f"y{number}", "y")
+    for _ in range(4):
+        world.now += 1000
+        world.finish(world.held_by()[0])
+    began = len(order_before := world.held_by())
+    assert began == 2
+    ask(world, "z0", "z")
+    order = order_of(world)
+    assert order.index("z0") <= len(order_before) + 2
+
+
+def test_high_priority_goes_first_under_a_limit_for_all() -> None:
+    world = fleet(QUEUE, Concurrency(limit=1))
+    for run_id, key, priority in [("x0", "x", 1), ("x1", "x", 1), ("y0", "y", 1), ("y1", "y", 3)]:
+        ask(world, run_id, key, priority=priority)
+    assert order_of(world) == ["x0", "y1", "x1", "y0"]
+
+
+def test_the_turn_of_a_run_that_is_cancelled_is_not_its_line_s() -> None:
+    world = fleet(QUEUE, Concurrency(limit=1))
+    for run_id, key in [("first", "z"), ("b", "b"), ("a", "a")]:
+        ask(world, run_id, key)
+        world.now += 1
+    ask(world, "high", "a", priority=3)
+    world.cancel("high")
+    assert assigned(world.finish("first/s/1")) == [("b/s/1", "a")]
+
+
+def test_lines_of_several_versions_do_not_send_each_other_back_and_forth() -> None:
+    def limited(version: str, limit: int) -> WorkflowDefinition:
+        rules = [Concurrency("x", limit), Concurrency("y", limit)] if limit else []
+        return of_version(version, *rules)
+
+    def run(run_id: str, x: int, y: int, priority: int = 1) -> list[tuple[str, str]]:
+        world.now += 10
+        return assigned(world.trigger(run_id, input={"x": x, "y": y}, priority=priority))
+
+    world = World()
+    world.join("a", workflows=[limited("1", 1)], slots=50)
+    began = [run("r", 1, 1), run("y2", 1, 2), run("x2", 2, 1), run("y2-", 1, 2), run("x2-", 2, 1)]
+    assert [bool(each) for each in began] == [True, False, False, False, False]
+    world.join("b", workflows=[limited("2", 2)], slots=50)
+    assert run("high", 1, 1, priority=3) == []
+    world.join("c", workflows=[limited("3", 0)], slots=50)
+    end(world, "y2")
+    assert attempts(end(world, "x2")) == ["high/s/1"]
+    for each in ("r", "high", "y2-", "x2-"):
+        end(world, each)
+    assert {world.status(each) for each in ("r", "y2", "x2", "y2-", "x2-", "high")} == {"succeeded"}
+
+
 @pytest.mark.parametrize("customer", [None, 1, True, ["a"], {"id": 1}])
 def test_any_value_may_be_a_key(customer: Any) -> None:
     world = fleet(QUEUE)
@@ -204,6 +285,30 @@ def test_an_expression_that_fails_on_an_input_is_of_the_key_null(key: str) -> No
     )
 
 
+def test_the_newest_has_room_where_it_takes_a_place() -> None:
+    branch = Concurrency("branch", 1, ConcurrencyStrategy.CANCEL_IN_PROGRESS)
+    world = fleet(branch, Concurrency(None, 2, ConcurrencyStrategy.CANCEL_NEWEST))
+    for run_id, name in [("m1", "m"), ("n", "n")]:
+        world.trigger(run_id, input={"branch": name}, reply=run_id)
+    effects = world.trigger("m2", input={"branch": "m"}, reply="m2")
+    assert (replies(effects), assigned(effects)) == (
+        [("m1", "cancelled", "CANCELLED")],
+        [("m2/s/1", "a")],
+    )
+    refused = world.trigger("o", input={"branch": "o"}, reply="o")
+    assert replies(refused) == [("o", "cancelled", "CANCELLED")]
+
+
+def test_of_a_newest_that_has_no_room_all_the_same_no_place_is_taken() -> None:
+    branch = Concurrency("branch", 1, ConcurrencyStrategy.CANCEL_IN_PROGRESS)
+    newest = Concurrency("customer", 1, ConcurrencyStrategy.CANCEL_NEWEST)
+    world = fleet(branch, newest)
+    for run_id, name, customer in [("m1", "m", "x"), ("n", "n", "y")]:
+        world.trigger(run_id, input={"branch": name, "customer": customer}, reply=run_id)
+    effects = world.trigger("m2", input={"branch": "m", "customer": "y"}, reply="m2")
+    assert replies(effects) == [("m2", "cancelled", "CANCELLED")]
+
+
 def test_what_goes_on_may_be_cancelled_for_the_newest() -> None:
     world = fleet(IN_PROGRESS)
     ask(world, "x1")
@@ -220,11 +325,50 @@ def test_what_goes_on_may_be_cancelled_for_the_newest() -> None:
     assert (worker, stop.attempt) == ("a", "x1/s/1")
 
 
+ONE = Concurrency(None, 1)
+
+
+@pytest.mark.parametrize("rules", [(IN_PROGRESS, ONE), (ONE, IN_PROGRESS)])
+def test_beside_a_second_limit_the_oldest_is_cancelled_too(rules: list[Concurrency]) -> None:
+    world = fleet(*rules)
+    ask(world, "x1")
+    assert ask(world, "x2") == [("x2/s/1", "a")]  # the place that it waited for was held by x1
+    assert world.status("x1") == "cancelled"
+    assert ask(world, "y1", "y") == []
+    assert ask(world, "y2", "y") == []  # it waits for the second limit, and takes y1's place there
+    assert (world.status("x2"), world.status("y1")) == ("running", "cancelled")
+    error = world.stored.headers["y1"].error
+    assert error is not None
+    assert error.message.startswith("run y2 took its place; concurrency: at most 1 run of w with")
+    world.take_over()
+    assert ask(world, "y3", "y") == []
+    assert (world.status("y2"), world.status("y3")) == ("cancelled", "running")
+    assert assigned(world.finish("x2/s/1")) == [("y3/s/1", "a")]
+    world.finish("y3/s/1")
+    assert world.core.state.groups == {}
+
+
+def test_a_place_that_is_taken_goes_to_who_waits_for_longer() -> None:
+    world = fleet(IN_PROGRESS, ONE)
+    ask(world, "x1")
+    ask(world, "y1", "y")
+    assert ask(world, "x2") == [("y1/s/1", "a")]
+    assert assigned(world.finish("y1/s/1")) == [("x2/s/1", "a")]
+
+
+def test_two_limits_of_one_key_are_refused() -> None:
+    [(_, refused)] = told(World().join(workflows=[flow(QUEUE, ONE, NEWEST)]))
+    place = "workflow 'w': concurrency[2].key"
+    assert refused.reason == f"{place}: there is a limit of 'customer' before; give one"
+
+
 def test_a_bad_expression_is_refused() -> None:
     world = World()
     effects = world.join(workflows=[flow(Concurrency("a["))])
     [(_, refused)] = told(effects)
     assert refused.reason.startswith("workflow 'w': concurrency[0].key: 'a[' is no JMESPath")
+    [(_, refused)] = told(world.join(workflows=[flow(Concurrency("lenght(a)"))]))
+    assert "concurrency[0].key: 'lenght(a)': there is no function lenght()" in refused.reason
 
 
 # ── another limit ─────────────────────────────────────────────────────────────────────

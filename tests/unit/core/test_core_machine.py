@@ -12,6 +12,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from msgspec.structs import replace
 
 from ganger_broker.definitions import WorkflowDefinition
 from ganger_broker.messages import (
@@ -32,12 +33,13 @@ from ganger_broker.messages import (
     WorkerDraining,
     WorkerKilled,
     WorkerLeft,
+    WorkerPaused,
     WorkerRegistered,
+    WorkerResumed,
 )
 from ganger_broker.schedules import ScheduleRuns
 from ganger_dispatcher.core import Core
 from ganger_dispatcher.core import effects as do
-from ganger_dispatcher.core.events import expanded
 from ganger_dispatcher.core.facts import (
     AssignmentReturned,
     BrokerRestored,
@@ -51,7 +53,7 @@ from ganger_dispatcher.core.facts import (
 from ganger_dispatcher.core.states import StepStatus
 
 from .machine_dags import dags
-from .machine_flows import API, FLOWS, KEYS, LABELS, POLICY, RUNS, WISHES, WORKERS
+from .machine_flows import FLOWS, KEYS, LABELS, LIMITS, POLICY, RUNS, WISHES, WORKERS
 from .machine_shell import Shell
 from .world import address
 
@@ -98,7 +100,7 @@ class CoreMachine(Shell):
         key: str,
     ) -> None:
         state = self.core.state
-        is_new = not any(run in known for known in (state.runs, state.held, self.ended))
+        is_new = self.flow_of(run) is None
         parent_run = (parent or "").partition("/")[0]
         if is_new and parent_run in state.runs:
             self.families.add((parent_run, run))
@@ -110,7 +112,36 @@ class CoreMachine(Shell):
             desired_worker_labels=dict(desired),
             parent=parent,
         )
-        self.tell(TriggerReceived(trigger, run, address(reply)))
+        self.ask(TriggerReceived(trigger, run, address(reply)))
+
+    def ask(self, fact: TriggerReceived) -> None:
+        if self.flow_of(fact.run_id) in (None, fact.trigger.workflow):
+            self.tell(fact)
+        elif fact.reply is not None:
+            self.refused(fact)
+
+    def flow_of(self, run: str) -> str | None:
+        """The workflow of a run that there is."""
+        state = self.core.state
+        if run in self.ended:
+            return str(self.ended[run].workflow)
+        if run in state.held:
+            return state.held[run].trigger.workflow
+        return state.runs[run].header.workflow if run in state.runs else None
+
+    def refused(self, fact: TriggerReceived) -> None:
+        """Its run is one of another workflow: it is told so, and nothing else happens. (What waits
+        may get back the time in which nobody was heard, as with any fact.)"""
+        self.core.begin_batch()
+        fact = replace(fact, ended=self.ended.get(fact.run_id))
+        effects = self.core.handle(fact, self.now)
+        self.history.append((fact, self.now, deepcopy(effects)))
+        self.stored.apply(effects)
+        kinds = [type(e) for e in effects]
+        assert kinds[:5] == [do.Bury, do.Count, do.Count, do.Note, do.Reply]
+        assert set(kinds[5:]) <= {do.StoreStep, do.AddPending, do.Hold}
+        errors = [e.result.error for e in effects if isinstance(e, do.Reply)]
+        assert [error and error.reason for error in errors] == [FailureReason.INVALID_TRIGGER]
 
     @rule(run=st.sampled_from(RUNS))
     def cancel(self, run: str) -> None:
@@ -124,8 +155,7 @@ class CoreMachine(Shell):
     )
     def push(self, event: str, key: str, value: str, desired: Any) -> None:
         pushed = PushEvent({"key": value}, desired_worker_labels=dict(desired))
-        for fact in expanded(EventPushed(key, pushed, event), self.core.state.workflows.values()):
-            self.tell(fact)
+        self.tell(EventPushed(key, pushed, event))
 
     @rule(
         name=st.sampled_from(["s0", "s1"]),
@@ -147,7 +177,7 @@ class CoreMachine(Shell):
         labels=LABELS,
         slots=st.integers(1, 3),
         flows=st.sampled_from([["plain"], ["tree"], ["dag"], *[[*sorted(FLOWS), "dag"]] * 3]),
-        version=st.integers(0, 1),
+        version=st.integers(0, 2),
         again=st.booleans(),
         draining=st.sampled_from([False, False, False, True]),
     )
@@ -176,7 +206,7 @@ class CoreMachine(Shell):
                 labels=labels,
                 label_seq=self.seq,
                 workflows=[self.flows[flow][version % len(self.flows[flow])] for flow in flows],
-                rate_limits=[API],
+                rate_limits=LIMITS,
                 attempts=sorted(self.believed(worker)),
                 draining=draining,
             )
@@ -225,6 +255,14 @@ class CoreMachine(Shell):
         self.tell(WorkerDraining(worker, self.incarnation(worker)))
 
     @rule(worker=st.sampled_from(WORKERS))
+    def pause(self, worker: str) -> None:
+        self.tell(WorkerPaused(worker, self.incarnation(worker)))
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def resume(self, worker: str) -> None:
+        self.tell(WorkerResumed(worker, self.incarnation(worker)))
+
+    @rule(worker=st.sampled_from(WORKERS))
     def leave(self, worker: str) -> None:
         self.tell(WorkerLeft(worker, self.incarnation(worker)))
 
@@ -270,13 +308,23 @@ class CoreMachine(Shell):
             self.cancel(parent.partition("/")[0])
 
     @precondition(lambda self: len(self.unused()) > 2 and self.core.state.workers)
-    @rule(raised=st.booleans())
-    def queue_up(self, raised: bool) -> None:
+    @rule(raised=st.booleans(), flow=st.sampled_from(["queued", "replacing"]), last=KEYS)
+    def queue_up(self, raised: bool, flow: str, last: str) -> None:
         """Several runs of one key, and another limit while some of them wait."""
-        for run in self.unused()[:3]:
-            self.trigger(run, "queued", 1, {}, "p", None, "x")
+        for run, key in zip(self.unused(), ["x", "x", last], strict=False):
+            self.trigger(run, flow, 1, {}, "p", None, key)
         if raised:
             self.join(WORKERS[0], {"gpu": 1}, 3, ["queued", "dag"], 1, False, False)
+
+    @precondition(lambda self: len(self.unused()) > 3)
+    @rule(flows=st.permutations(["both", "both", "big", "newest"]), seconds=st.integers(15, 60))
+    def crowd(self, flows: list[str], seconds: int) -> None:
+        """Several runs that wait for the same limits, some of them for two."""
+        self.join(WORKERS[0], {"gpu": 1}, 9, [*sorted(FLOWS), "dag"], 0, False, False)
+        for run, flow in zip(self.unused(), flows, strict=False):
+            self.trigger(run, flow, 1, {}, "p", None, run)
+            self.wait(1, True)
+        self.wait(seconds, True)
 
     def unused(self) -> list[str]:
         """Ids that no run has had."""
@@ -338,7 +386,11 @@ class CoreMachine(Shell):
     @precondition(lambda self: self.said)
     @rule(data=st.data())
     def deliver_again(self, data: st.DataObject) -> None:
-        self.tell(deepcopy(data.draw(st.sampled_from(self.said[-10:]))))
+        fact = deepcopy(data.draw(st.sampled_from(self.said[-10:])))
+        if isinstance(fact, TriggerReceived):
+            self.ask(fact)
+        else:
+            self.tell(fact)
 
     @precondition(lambda self: self.sent)
     @rule(data=st.data(), no_queue=st.booleans())
@@ -364,9 +416,16 @@ class CoreMachine(Shell):
         self.tell(TimePassed())
         assert set(self.core.state.workers) == fleet
 
-    @rule()
-    def broker_restored(self) -> None:
-        self.tell(BrokerRestored())
+    @rule(seconds=st.sampled_from([1, 9, 13]), behind=st.sampled_from([0, 5]))
+    def wait_unread(self, seconds: int, behind: int) -> None:
+        self.now += seconds * 1000
+        self.tell(TimePassed(read_to=self.now - behind * 1000))
+        to_read = self.core.to_read
+        assert to_read is None or to_read > self.now - behind * 1000
+
+    @rule(seconds=st.sampled_from([0, 7]))
+    def broker_restored(self, seconds: int) -> None:
+        self.tell(BrokerRestored(since=self.now - seconds * 1000))
 
     @rule()
     def take_over(self) -> None:

@@ -3,10 +3,10 @@
 import pytest
 
 from ganger_broker.definitions import StepDefinition, WorkflowDefinition
-from ganger_broker.messages import PushEvent
+from ganger_broker.messages import PushEvent, RunResult, RunStatus
 from ganger_dispatcher.core.effects import Count, Effect, Note
-from ganger_dispatcher.core.events import expanded
-from ganger_dispatcher.core.facts import EventPushed, TriggerReceived
+from ganger_dispatcher.core.events import triggers_of
+from ganger_dispatcher.core.facts import EventPushed
 
 from .world import World, address, assigned, of, replies
 
@@ -16,18 +16,15 @@ def flow(name: str, *patterns: str) -> WorkflowDefinition:
 
 
 def push(world: World, key: str, event_id: str = "e", **fields: object) -> list[Effect]:
-    """As the shell does it: the event, then the triggers that it stands for."""
     pushed = EventPushed(key, PushEvent(**fields), event_id, address("q"))  # type: ignore[arg-type]
-    effects = []
-    for fact in expanded(pushed, world.core.state.workflows.values()):
-        effects += world.tell(fact)
-    return effects
+    return world.tell(pushed)
 
 
 def started(world: World, key: str) -> list[str]:
     """The workflows that an event of this key starts."""
-    facts = expanded(EventPushed(key, PushEvent(), "e"), world.core.state.workflows.values())
-    return sorted(f.trigger.workflow for f in facts if isinstance(f, TriggerReceived))
+    flows = [workflow.definition for workflow in world.core.state.workflows.values()]
+    triggers = triggers_of(EventPushed(key, PushEvent(), "e"), flows)
+    return sorted(each.trigger.workflow for each in triggers)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +82,26 @@ def test_the_same_event_again_starts_nothing_and_another_one_does() -> None:
     assert len(assigned(push(world, "k", "e1"))) == 2
     assert assigned(push(world, "k", "e1")) == []
     assert len(assigned(push(world, "k", "e2"))) == 2
+
+
+def test_an_event_whose_run_has_ended_starts_nothing_anew() -> None:
+    world = World()
+    world.join("a", workflows=[flow("one", "*"), flow("two", "*")], slots=9)
+    [(first, _), _] = assigned(push(world, "k"))
+    run_id = first.partition("/")[0]
+    ended = RunResult("one", run_id, RunStatus.SUCCEEDED, {"s": 1})
+    world = World()
+    world.join("a", workflows=[flow("one", "*"), flow("two", "*")], slots=9)
+    again = world.tell(EventPushed("k", PushEvent(), "e", address("q"), {run_id: ended}))
+    assert [attempt != first for attempt, _ in assigned(again)] == [True]
+    assert replies(again) == [("q", "succeeded", None)]
+
+
+def test_the_key_is_what_metadata_says_of_the_event() -> None:
+    world = World()
+    world.join("a", workflows=[flow("w", "*")])
+    [(attempt, _)] = assigned(push(world, "k", metadata={"event": "another"}))
+    assert world.stored.headers[attempt.partition("/")[0]].metadata == {"event": "k"}
 
 
 def test_an_event_that_nobody_waits_for_is_counted() -> None:

@@ -8,7 +8,8 @@ from ganger_broker.definitions import (
     StickyStrategy,
     WorkflowDefinition,
 )
-from ganger_broker.messages import Assignment, FailureReason, Outcome, RunError, Trigger
+from ganger_broker.messages import FailureReason, Outcome, RunError, Trigger
+from ganger_broker.to_worker import Assignment
 from ganger_dispatcher.core.effects import Assign
 from ganger_dispatcher.core.facts import TriggerReceived
 

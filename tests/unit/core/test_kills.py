@@ -22,7 +22,7 @@ def running(*runs: str, policy: Policy | None = None, slots: int = 4, **step: ob
 def test_the_one_that_ran_has_failed_with_the_reason() -> None:
     world = running("r")
     effects = world.kill("a", "over its limit of 64 MB")
-    assert effects[1:3] == [DropWorker("a"), DeleteQueue("a")]
+    assert effects[:2] == [DropWorker("a"), DeleteQueue("a")]
     assert Count("workers_killed") in effects
     assert [note.fields["attempts"] for note in of(effects, Note) if note.kind == "worker_killed"]
     assert replies(effects) == [("r", "failed", "OUT_OF_MEMORY")]

@@ -5,7 +5,6 @@ import pytest
 from ganger_broker.definitions import StepDefinition, WorkflowDefinition
 from ganger_broker.messages import Outcome, PushEvent
 from ganger_dispatcher.core.effects import Assign, Effect
-from ganger_dispatcher.core.events import expanded
 from ganger_dispatcher.core.facts import EventPushed
 
 from .world import World, assigned, of, one_step, replies
@@ -176,14 +175,9 @@ def test_a_run_of_an_event_survives_the_worker_between_push_and_start() -> None:
     step = StepDefinition("s", desired_worker_labels=GPU)
     world = fleet(WorkflowDefinition("w", [step], on_events=["image:*"]))
     pushed = EventPushed("image:new", PushEvent(payload={"n": 1}), "e")
-
-    def push() -> list[Effect]:
-        facts = expanded(pushed, world.core.state.workflows.values())
-        return [effect for fact in facts for effect in world.tell(fact)]
-
-    [(attempt, worker)] = assigned(push())
+    [(attempt, worker)] = assigned(world.tell(pushed))
     assert worker == "gpu"
     [again] = of(lose(world), Assign)
     assert (again.worker, again.assignment.input) == ("spare", {"n": 1})
     assert again.assignment.attempt == attempt[:-1] + "2"
-    assert assigned(push()) == []  # the same event, delivered again
+    assert assigned(world.tell(pushed)) == []  # the same event, delivered again

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ganger_broker.messages import CancelAttempt, RegisterAgain
+from ganger_broker.to_worker import CancelAttempt, RegisterAgain
 from ganger_dispatcher.core import Core, workers
 from ganger_dispatcher.core.attempts import attempt_lost
 from ganger_dispatcher.core.core import TimerFailed
@@ -199,7 +199,7 @@ def test_while_events_are_unread_nobody_is_lost() -> None:
     world = two_heard_now()
     for _ in range(30):
         world.now += 1_000
-        assert of(world.tell(TimePassed(caught_up=False)), DropWorker) == []
+        assert of(world.tell(TimePassed(read_to=0)), DropWorker) == []
     world.now += 1_000
     world.beat("a")
     world.tell(TimePassed())
@@ -209,7 +209,7 @@ def test_while_events_are_unread_nobody_is_lost() -> None:
 def test_while_the_broker_was_away_nobody_could_be_heard() -> None:
     world = two_heard_now()
     world.wait(9)
-    world.tell(BrokerRestored())
+    world.tell(BrokerRestored(since=world.now - 9_000))
     world.wait(9.9)
     assert set(world.stored.workers) == {"a", "b"}
     world.wait(0.2)

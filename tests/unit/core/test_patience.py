@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ganger_broker.definitions import StickyStrategy
+from ganger_broker.definitions import RateLimit, StickyStrategy
 from ganger_broker.labels import Requirement, parse_desired
 from ganger_dispatcher.core.patience import plain, stages
 
@@ -48,6 +48,53 @@ def test_after_that_it_still_prefers_it() -> None:
     world.wait(3, "warm", "cold")
     assert world.step().status == "pending"
     assert assigned(world.finish("first/s/1", "warm")) == [("r/s/1", "warm")]
+
+
+def test_its_patience_begins_when_a_rate_limit_lets_it_go() -> None:
+    world = World()
+    flow = one_step(desired_worker_labels=WARM, rate_limits={"api": 1}, schedule_timeout=30)
+    limits = [RateLimit("api", 1, 60)]
+    world.join("warm", {"model": "x"}, workflows=[flow], rate_limits=limits)
+    world.join("cold", {"model": "y"}, workflows=[flow], rate_limits=limits, slots=2)
+    assert assigned(world.trigger("first")) == [("first/s/1", "warm")]
+    world.trigger()
+    assert assigned(world.wait(60, "warm", "cold")) == []
+    assert world.step().waits_for == "rate limit 'api': 1 per 60 s"
+    world.wait(1.5, "warm", "cold")
+    assert (world.step().waits_for, world.step().status) == (None, "pending")
+    world.take_over()
+    assert assigned(world.finish("first/s/1", "warm")) == [("r/s/1", "warm")]
+
+
+def test_after_a_rate_limit_it_is_patient_for_no_longer_than_before() -> None:
+    world = World()
+    flow = one_step(desired_worker_labels=WARM, rate_limits={"api": 1})
+    limits = [RateLimit("api", 1, 60)]
+    world.join("warm", {"model": "x"}, workflows=[flow], rate_limits=limits)
+    world.join("cold", {"model": "y"}, workflows=[flow], rate_limits=limits)
+    world.trigger("first")
+    world.trigger()
+    assert assigned(world.wait(61, "warm", "cold")) == []
+    assert assigned(world.wait(3, "warm", "cold")) == [("r/s/1", "cold")]
+
+
+def test_what_it_was_patient_for_counts_each_time_a_rate_limit_holds_it() -> None:
+    wish = {"model": {"value": "x", "weight": 10, "prefer_for": "30s"}}
+    flow = one_step(desired_worker_labels=wish, rate_limits={"api": 1})
+    younger = one_step("younger", rate_limits={"api": 1})
+    limits = [RateLimit("api", 1, 60)]
+    world = World()
+    world.join("cold", workflows=[flow, younger], rate_limits=limits, slots=9)
+    world.join("warm", {"model": "x"}, workflows=[flow], rate_limits=limits)
+    world.trigger("first")
+    world.trigger()
+    world.now += 1
+    for number in range(3):
+        world.trigger(f"younger{number}", "younger")
+    assert assigned(world.wait(62, "warm", "cold")) == [("younger0/s/1", "cold")]
+    world.wait(30, "warm", "cold")  # its patience is over, and the limit has no room
+    assert world.step().waits_for is not None
+    assert assigned(world.wait(32, "warm", "cold")) == [("r/s/1", "cold")]
 
 
 def test_it_does_not_wait_where_nobody_meets_it() -> None:
@@ -113,6 +160,8 @@ def test_patience_goes_on_with_the_next_leader() -> None:
     world.trigger()
     world.wait(1, "warm", "cold")
     world.take_over()
+    world.beat("warm", *world.held_by("warm"))
+    world.beat("cold", *world.held_by("cold"))
     assert assigned(world.wait(0.9, "warm", "cold")) == []
     assert assigned(world.wait(0.1, "warm", "cold")) == [("r/s/1", "cold")]
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from ganger_broker.definitions import StepDefinition, WorkflowDefinition
-from ganger_broker.messages import Assignment, RunStatus
+from ganger_broker.messages import RunStatus
+from ganger_broker.to_worker import Assignment
 from ganger_dispatcher.core.digest import digest
 from ganger_dispatcher.core.effects import (
     AddPending,

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from ganger_broker.definitions import RateLimit
 from ganger_broker.messages import Outcome
@@ -259,3 +260,93 @@ def test_a_limit_that_was_lowered_below_what_a_step_takes_is_not_overrun() -> No
     assert assigned(world.wait(200, "a", "b")) == []
     raised = world.join("c", workflows=[one_step("other")], rate_limits=[RateLimit("api", 10, 60)])
     assert assigned(raised) == [("r/s/1", "a")]
+
+
+# ── several limits ────────────────────────────────────────────────────────────────────
+
+
+def crowded(limits: list[RateLimit], big: dict[str, int], *small: dict[str, int]) -> float:
+    """Seconds that a step which takes ``big`` waits, while others come all the time."""
+    world = World()
+    flows = [one_step("big", rate_limits=big)]
+    flows += [one_step(f"small{n}", rate_limits=units) for n, units in enumerate(small)]
+    world.join("a", workflows=flows, slots=1000, rate_limits=limits)
+    for number in range(40):  # what is asked for before has its turn before
+        for n in range(len(small)):
+            world.trigger(f"before-{number}-{n}", f"small{n}")
+        world.wait(0.5, "a")
+    world.trigger("r", "big", priority=3)
+    asked_at = world.now
+    while world.step().waits_for is not None and world.now < asked_at + 3_600_000:
+        for n in range(len(small)):
+            world.trigger(f"{world.now}-{n}", f"small{n}")
+        world.wait(5, "a")
+    return (world.now - asked_at) / 1000
+
+
+SECOND, MINUTE = RateLimit("a", 1, 1), RateLimit("b", 2, 60)
+
+
+def test_who_has_its_turn_in_one_limit_does_not_overtake_in_another() -> None:
+    world = World()
+    flows = [
+        one_step("w", rate_limits={"b": 2}),
+        one_step("both", rate_limits={"a": 1, "b": 1}),
+        one_step("fast", rate_limits={"a": 1}),
+    ]
+    world.join("a", workflows=flows, slots=9, rate_limits=[SECOND, MINUTE])
+    world.trigger("both1", "both")
+    world.wait(30, "a")
+    world.trigger("both2", "both")
+    world.wait(2, "a")
+    world.trigger()
+    world.wait(28, "a")
+    for number in range(2):
+        world.trigger(f"fast{number}", "fast")
+    world.trigger("late", "both")  # has its turn in the one limit when there is room in both
+    world.wait(4, "a")
+    assert world.step("late").waits_for == "rate limit 'b': 2 per 60 s"
+    assert assigned(world.wait(30, "a")) == [("r/s/1", "a")]
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_a_step_of_several_limits_is_not_starved_by_those_of_one(names: str) -> None:
+    big = {name: {"a": 1, "b": 2}[name] for name in names}
+    assert crowded([SECOND, MINUTE], big, {"a": 1}, {"b": 1}, {"b": 1, "a": 1}) <= 70
+    assert crowded([SECOND, replace(MINUTE, per=1)], big, {"a": 1}, {"b": 1}) <= 70
+
+
+def test_of_two_limits_the_slower_one_keeps_room_for_who_is_first_in_the_faster() -> None:
+    world = World()
+    flows = [
+        one_step("w", rate_limits={"a": 1, "b": 1}),
+        one_step("fast", rate_limits={"a": 1}),
+        one_step("slow", rate_limits={"b": 1}),
+    ]
+    limits = [SECOND, replace(MINUTE, limit=1)]
+    world.join("a", workflows=flows, slots=9, rate_limits=limits)
+    world.trigger("first", "fast")
+    world.trigger()
+    assert world.step().waits_for == "rate limit 'a': 1 per 1 s"
+    world.now += 1
+    assert assigned(world.trigger("later", "slow")) == []
+    assert world.step("later").waits_for == "rate limit 'b': 1 per 60 s"
+    assert assigned(world.wait(1.1, "a")) == [("r/s/1", "a")]
+    assert assigned(world.trigger("r2")) == []
+    world.wait(2, "a")
+    assert world.step("r2").waits_for == "rate limit 'b': 1 per 60 s"
+    assert assigned(world.trigger("fast2", "fast")) == [
+        ("fast2/s/1", "a")
+    ]  # it does not stand still
+    assert [each for each, _ in assigned(world.wait(130, "a"))] == ["later/s/1", "r2/s/1"]
+
+
+def test_no_room_is_kept_for_what_can_never_go() -> None:
+    world = World()
+    flows = [one_step("w", rate_limits={"a": 2, "b": 1}), one_step("slow", rate_limits={"b": 1})]
+    world.join("a", workflows=flows, rate_limits=[replace(SECOND, limit=2), MINUTE], slots=9)
+    world.join("b", workflows=[one_step("other")], rate_limits=[SECOND])
+    world.trigger()
+    world.now += 1
+    for number in range(2):
+        assert len(assigned(world.trigger(f"slow{number}", "slow"))) == 1

@@ -1,4 +1,4 @@
-"""Runs by the clock: one run a tick, whoever leads and whatever comes twice."""
+"""Runs by a cron: one run a tick, whoever leads and whatever comes twice."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,59 +8,19 @@ import pytest
 from msgspec.structs import replace
 
 from ganger_broker.crons import Cron, MissedTicks, next_tick
-from ganger_broker.definitions import StepDefinition, WorkflowDefinition
-from ganger_broker.schedules import ScheduleRuns
-from ganger_dispatcher.core.effects import Answer, Bury, Count
-from ganger_dispatcher.core.facts import (
-    MessageRefused,
-    ScheduleRequested,
-    SchedulesAsked,
-    UnscheduleRequested,
-)
+from ganger_dispatcher.core.effects import Count
 from ganger_dispatcher.core.schedules import tick_run_id
 
-from .world import World, address, assigned, of, told
-
-MINUTE = 60_000
-EVERY_MINUTE = Cron("* * * * *", input={"by": "cron"}, priority=2, metadata={"team": "a"})
-CATCH_UP = Cron("* * * * *", missed=MissedTicks.CATCH_UP)
-
-
-def flow(*crons: Cron, version: str = "", **step: Any) -> WorkflowDefinition:
-    return WorkflowDefinition("w", [StepDefinition("s", **step)], version, on_crons=list(crons))
-
-
-def fleet(*crons: Cron, **step: Any) -> World:
-    """A worker of many slots, at a full minute."""
-    world = World()
-    world.now -= world.now % MINUTE
-    world.join(workflows=[flow(*crons, **step)], slots=10_000)
-    return world
-
-
-def schedule(world: World, *at: int, schedule_id: str = "once", **fields: Any) -> list[Any]:
-    """A program asks for runs at these times, ms; the effects."""
-    times = [datetime.fromtimestamp(each / 1000, UTC) for each in at]
-    request = ScheduleRuns("w", times, schedule_id, **fields)
-    return world.tell(ScheduleRequested(request, schedule_id, address("q")))
-
-
-def answers(effects: list[Any]) -> list[tuple[list[str], str | None]]:
-    return [
-        ([each.schedule_id for each in effect.answer.schedules], effect.answer.error)
-        for effect in of(effects, Answer)
-    ]
-
-
-def runs(world: World) -> int:
-    return len(world.stored.headers)
-
-
-def runs_after(world: World) -> int:
-    """How many there are when it was woken once more."""
-    world.wait(0.001)
-    return runs(world)
-
+from .clock_world import (
+    CATCH_UP,
+    EVERY_MINUTE,
+    MINUTE,
+    fleet,
+    flow,
+    runs,
+    runs_after,
+)
+from .world import World, assigned, of, told
 
 # ── crons ─────────────────────────────────────────────────────────────────────────────
 
@@ -72,7 +32,7 @@ def test_each_tick_has_a_run() -> None:
     assert runs(world) == 0
     first = world.now + 1000
     assert len(assigned(world.wait(1, "a"))) == 1
-    header = world.stored.headers[tick_run_id(known.schedule_id, first)]
+    header = world.stored.headers[tick_run_id(known)]
     scheduled_for = datetime.fromtimestamp(first / 1000, UTC).isoformat()
     about = {"team": "a", "schedule": known.schedule_id, "scheduled_for": scheduled_for}
     assert (header.input, header.metadata, header.priority) == ({"by": "cron"}, about, 2)
@@ -277,169 +237,3 @@ def test_seconds_may_be_said_first() -> None:
     cron = Cron("*/10 * * * * *")
     assert next_tick(cron, at("2026-01-01T00:00:05+00:00")) == at("2026-01-01T00:00:10+00:00")
     assert next_tick(cron, at("2026-01-01T00:00:10+00:00")) == at("2026-01-01T00:00:20+00:00")
-
-
-# ── at given times ────────────────────────────────────────────────────────────────────
-
-
-def test_each_time_has_a_run_and_is_gone() -> None:
-    world = fleet()
-    times = [world.now + 5_000, world.now + 8_000]
-    effects = schedule(world, *times, input={"n": 1}, priority=3)
-    assert answers(effects) == [(["once-1", "once-2"], None)]
-    assert len(assigned(world.wait(4.999, "a"))) == 0
-    assert len(assigned(world.wait(0.001, "a"))) == 1
-    header = world.stored.headers[tick_run_id("once-1", times[0])]
-    assert (header.input, header.priority, header.metadata["schedule"]) == ({"n": 1}, 3, "once-1")
-    world.wait(10, "a")
-    assert runs(world) == 2
-    assert world.stored.schedules == {}
-
-
-def test_a_time_that_has_passed_is_now() -> None:
-    world = fleet()
-    schedule(world, world.now - 3_600_000)
-    assert len(assigned(world.wait(0.001))) == 1
-
-
-def test_one_that_was_missed_runs_late() -> None:
-    world = fleet()
-    schedule(world, world.now + MINUTE)
-    world.now += 60 * MINUTE
-    world.take_over()
-    world.wait(0.001)
-    assert runs(world) == 1
-
-
-def test_a_request_that_comes_again_is_the_same() -> None:
-    world = fleet()
-    tick = world.now + 1_000
-    schedule(world, tick)
-    schedule(world, tick)
-    world.wait(2, "a")
-    schedule(world, tick)  # its run goes on
-    run_id = tick_run_id("once", tick)
-    world.finish(f"{run_id}/s/1")
-    times = [datetime.fromtimestamp(tick / 1000, UTC)]
-    again = ScheduleRequested(ScheduleRuns("w", times, "once"), "once", ended=frozenset([run_id]))
-    world.tell(again)
-    world.wait(2, "a")
-    assert runs(world) == 1
-
-
-def test_another_time_for_the_same_schedule_is_what_counts() -> None:
-    world = fleet()
-    schedule(world, world.now + 1_000)
-    schedule(world, world.now + 3_000)
-    world.wait(2, "a")
-    assert runs(world) == 0
-    world.wait(2, "a")
-    assert runs(world) == 1
-
-
-def test_it_can_be_deleted_before() -> None:
-    world = fleet()
-    schedule(world, world.now + 1_000)
-    gone = world.tell(UnscheduleRequested("once", address("q")))
-    assert answers(gone) == [(["once"], None)]
-    world.wait(2, "a")
-    assert runs(world) == 0
-    again = world.tell(UnscheduleRequested("once", address("q")))
-    assert answers(again) == [([], "there is no schedule 'once'")]
-
-
-def test_the_schedule_of_a_cron_is_its_workflows() -> None:
-    world = fleet(EVERY_MINUTE)
-    [schedule_id] = world.stored.schedules
-    text = f"{schedule_id!r} belongs to workflow 'w', as on_crons says"
-    refused = world.tell(UnscheduleRequested(schedule_id, address("q")))
-    assert answers(refused) == [([], text)]
-    taken = schedule(world, world.now, schedule_id=schedule_id)
-    assert answers(taken) == [([], f"{schedule_id!r} is the schedule of a cron")]
-    assert list(world.stored.schedules) == [schedule_id]
-
-
-def test_the_cron_of_a_workflow_that_is_retired_can_be_deleted() -> None:
-    world = fleet(EVERY_MINUTE)
-    [schedule_id] = world.stored.schedules
-    world.leave()
-    gone = world.tell(UnscheduleRequested(schedule_id, address("q")))
-    assert answers(gone) == [([schedule_id], None)]
-    world.wait(120)
-    assert runs(world) == 0
-    world.join("b", workflows=[flow(EVERY_MINUTE)])  # it was not retired after all
-    assert list(world.stored.schedules) == [schedule_id]
-
-
-@pytest.mark.parametrize("key", ["schedule.w", "unschedule.once"])
-def test_a_request_that_cannot_be_read_is_answered_as_it_expects(key: str) -> None:
-    world = fleet()
-    fact = MessageRefused(b"{", "application/json", key, "malformed", "$: no", address("q"))
-    assert answers(world.tell(fact)) == [([], "$: no")]
-
-
-def test_all_of_them_are_told() -> None:
-    world = fleet(EVERY_MINUTE)
-    schedule(world, world.now + 1_000)
-    [answer] = of(world.tell(SchedulesAsked(address("q"))), Answer)
-    once, cron = answer.answer.schedules
-    assert (once.schedule_id, once.next_at) == ("once", world.now + 1_000)
-    assert (cron.expression, cron.timezone, cron.missed) == ("* * * * *", "UTC", "skip")
-
-
-def test_a_workflow_that_nobody_has_registered_is_waited_for() -> None:
-    world = World()
-    schedule(world, world.now + 1_000)
-    world.wait(2)
-    assert len(world.stored.held) == 1
-    assert len(assigned(world.join())) == 1
-
-
-def test_other_times_for_one_id_take_the_place_of_those_before() -> None:
-    world = fleet()
-    schedule(world, *(world.now + n * 1_000 for n in (1, 2, 3)))
-    assert sorted(world.stored.schedules) == ["once-1", "once-2", "once-3"]
-    schedule(world, world.now + 5_000)
-    assert list(world.stored.schedules) == ["once"]
-    world.wait(10, "a")
-    assert runs(world) == 1
-
-
-def test_all_that_were_asked_for_together_are_deleted_together() -> None:
-    world = fleet()
-    schedule(world, world.now + 1_000, world.now + 2_000)
-    gone = world.tell(UnscheduleRequested("once", address("q")))
-    assert answers(gone) == [(["once-1", "once-2"], None)]
-    assert world.stored.schedules == {}
-
-
-def test_one_program_does_not_take_anothers_schedule() -> None:
-    world = fleet()
-    schedule(world, world.now + 1_000, world.now + 2_000)
-    schedule(world, world.now + 1_000, schedule_id="mine")
-    taken = schedule(world, world.now + 9_000, schedule_id="once-1")
-    assert answers(taken) == [([], "'once-1' was asked for as 'once'")]
-    times = [datetime.fromtimestamp(world.now / 1000, UTC)]
-    other = ScheduleRequested(ScheduleRuns("other", times, "mine"), "mine", address("q"))
-    assert answers(world.tell(other)) == [([], "'mine' is a schedule of workflow 'w'")]
-    assert len(world.stored.schedules) == 3
-
-
-def test_an_input_that_its_workflow_does_not_take_is_refused_when_it_is_asked_for() -> None:
-    world = World()
-    needs = {"type": "object", "required": ["n"]}
-    world.join(workflows=[replace(flow(), input_schema=needs)])
-    refused = schedule(world, world.now + 1_000)
-    assert answers(refused) == [([], "$.input: 'n' is a required property")]
-    [letter] = of(refused, Bury)
-    assert (letter.reason, letter.routing_key) == ("invalid_schedule", "schedule.w")
-    assert answers(schedule(world, world.now + 1_000, input={"n": 1})) == [(["once"], None)]
-
-
-def test_a_program_cannot_keep_a_cron_from_being_made() -> None:
-    world = fleet(EVERY_MINUTE)
-    [schedule_id] = world.stored.schedules
-    world = fleet()
-    schedule(world, world.now + 1_000, schedule_id=schedule_id)
-    world.join("b", workflows=[flow(EVERY_MINUTE, version="2")])
-    assert world.stored.schedules[schedule_id].cron == EVERY_MINUTE

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ganger_broker.messages import CancelAttempt, Outcome
+from ganger_broker.messages import Outcome
+from ganger_broker.to_worker import CancelAttempt
 from ganger_dispatcher.core.effects import Assign
 
 from .world import SECOND, World, assigned, of, one_step, replies, told

@@ -82,6 +82,35 @@ def test_soft_prefers_it_to_one_of_more_weight() -> None:
     assert where(world.finish("r/a/1", "one")) == "one"
 
 
+def between_near_and_warm() -> World:
+    """``near`` runs the first step of ``r``; the second prefers ``warm``, which is busy."""
+    steps = [
+        StepDefinition("a", desired_worker_labels={"zone": 1}),
+        StepDefinition("b", parents=["a"]),
+    ]
+    steps[1].desired_worker_labels = {"model": {"value": "x", "prefer_for": "1m"}}
+    flow = WorkflowDefinition("w", steps, sticky=SOFT)
+    world = World()
+    world.join("warm", {"model": "x"}, workflows=[flow, one_step("other")])
+    world.trigger("busy", "other")
+    world.join("near", {"zone": 1}, workflows=[flow])
+    world.trigger()
+    return world
+
+
+def test_soft_goes_before_patience() -> None:
+    world = between_near_and_warm()
+    assert where(world.finish("r/a/1", "near")) == "near"
+
+
+def test_soft_waits_with_patience_where_the_worker_before_is_full() -> None:
+    world = between_near_and_warm()
+    world.trigger("next")
+    assert where(world.finish("r/a/1", "near")) == "near"
+    assert world.step("r", "b").status == "pending"
+    assert assigned(world.finish("busy/s/1", "warm")) == [("r/b/1", "warm")]
+
+
 def test_soft_follows_the_parent_that_ended_last() -> None:
     steps = [StepDefinition("a"), StepDefinition("b"), StepDefinition("c", parents=["a", "b"])]
     world = World()
@@ -203,6 +232,51 @@ def test_repin_looks_at_labels_too() -> None:
     assert world.stored.headers["r"].pinned is None
     world.take_over()
     assert assigned(world.join("gpu", GPU, workflows=[flow])) == [("r/c/2", "gpu")]
+
+
+def test_repin_lets_the_labels_of_the_first_step_choose_again() -> None:
+    steps = [
+        StepDefinition("a", desired_worker_labels=GPU),
+        StepDefinition("b", parents=["a"]),
+        StepDefinition("c", parents=["b"], desired_worker_labels={"disk": 1}),
+    ]
+    flow = WorkflowDefinition("w", steps, sticky=HARD, sticky_on_loss=StickyOnLoss.REPIN)
+    world = World()
+    world.join("one", GPU, workflows=[flow])
+    world.join("plain", {"disk": 1}, workflows=[flow], slots=9)
+    world.trigger()
+    world.finish("r/a/1", "one")
+    assert assigned(world.leave("one")) == []
+    wish = {"value": "yes", "comparator": "EQUAL", "required": True}
+    assert world.stored.headers["r"].pin_desires == {"gpu": wish}
+    world.take_over()
+    assert assigned(world.join("gpu", {**GPU, "disk": 1}, workflows=[flow])) == [("r/b/2", "gpu")]
+    assert where(world.finish("r/b/2", "gpu")) == "gpu"
+
+
+def test_repin_minds_a_trigger_s_labels_and_all_steps_that_may_begin_the_run() -> None:
+    flow = roots(sticky_on_loss=StickyOnLoss.REPIN)
+    world = World()
+    world.join("one", {**GPU, "zone": 1}, workflows=[flow], slots=3)
+    world.trigger(desired_worker_labels={"zone": 1})
+    world.join("no-gpu", {"zone": 1}, workflows=[flow], slots=3)
+    world.join("no-zone", GPU, workflows=[flow], slots=3)
+    assert assigned(world.leave("one")) == []
+    effects = world.join("fit", {**GPU, "zone": 1}, workflows=[flow], slots=3)
+    assert {worker for _, worker in assigned(effects)} == {"fit"}
+
+
+def test_repin_bears_with_more_conditions_than_one_step_may_have() -> None:
+    wish = [{"value": -n, "comparator": "GREATER_THAN"} for n in range(1, 41)]
+    more = [{"value": n, "comparator": "LESS_THAN"} for n in range(100, 140)]
+    steps = [StepDefinition("a"), StepDefinition("b")]
+    steps[0].desired_worker_labels, steps[1].desired_worker_labels = {"m": wish}, {"m": more}
+    flow = WorkflowDefinition("w", steps, sticky=HARD, sticky_on_loss=StickyOnLoss.REPIN)
+    world = World()
+    world.join("one", {"m": 1}, workflows=[flow], slots=2)
+    world.trigger()
+    world.join("two", {"m": 1}, workflows=[flow], slots=2)
+    assert sorted(assigned(world.wait(11, "two"))) == [("r/a/2", "two"), ("r/b/2", "two")]
 
 
 # ── several steps that may begin the run ──────────────────────────────────────────────

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from ganger_broker.messages import CancelAttempt, FailureReason, Outcome, RunError
+from ganger_broker.messages import FailureReason, Outcome, RunError
+from ganger_broker.to_worker import CancelAttempt
 from ganger_dispatcher.core.facts import TimePassed
 
 from .world import World, assigned, one_step, replies, told
@@ -60,7 +61,7 @@ def test_a_deaf_worker_costs_a_retry_and_another_worker_takes_it() -> None:
 def test_its_word_may_still_be_unread_when_the_time_is_over() -> None:
     world = running(10)
     world.now += (10 + GRACE) * 1000
-    assert replies(world.tell(TimePassed(caught_up=False))) == []
+    assert replies(world.tell(TimePassed(read_to=0))) == []
     assert replies(world.finish("r/s/1")) == [("q", "succeeded", None)]
 
 

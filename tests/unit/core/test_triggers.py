@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from ganger_broker.messages import Outcome, RunResult, RunStatus, Trigger
+from ganger_dispatcher.core.digest import digest
 from ganger_dispatcher.core.effects import (
     Bury,
     Count,
@@ -99,7 +100,7 @@ def test_a_trigger_is_held_until_its_workflow_is_registered() -> None:
     effects = world.join("a")
     assert assigned(effects) == [("r/s/1", "a")]
     assert of(effects, Unhold) == [Unhold("r")]
-    assert of(effects, StoreWorkflow) == [StoreWorkflow(one_step())]
+    assert of(effects, StoreWorkflow) == [StoreWorkflow(one_step(), (digest(one_step()),))]
     header = world.stored.headers["r"]
     assert (header.input, header.priority) == ({"n": 1}, 3)
     assert replies(world.finish("r/s/1")) == [("q", "succeeded", None)]
@@ -122,13 +123,28 @@ def test_a_held_trigger_that_comes_again_is_held_once_and_answered_at_both_addre
     assert [to for to, *_ in replies(world.finish("r/s/1"))] == ["one", "two"]
 
 
-def test_a_held_run_id_asked_for_again_with_a_known_workflow_is_still_the_held_run() -> None:
+@pytest.mark.parametrize("first", ["held", "live", "ended"])
+def test_a_run_id_of_another_workflow_is_refused_and_its_run_goes_on(first: str) -> None:
     world = World()
     world.join("a", workflows=[one_step("known")])
+    if first != "held":
+        world.join("b")
     world.trigger(workflow="w", reply="one")
-    assert assigned(world.trigger(workflow="known", reply="two")) == []
-    assert assigned(world.join("b")) == [("r/s/1", "b")]
-    assert [to for to, *_ in replies(world.finish("r/s/1", "b"))] == ["one", "two"]
+    if first == "ended":
+        world.finish("r/s/1", "b")
+        ended = world.core.state.ended["r"]
+    trigger = Trigger("known", run_id="r")
+    again = TriggerReceived(trigger, "r", address("two"), ended if first == "ended" else None)
+    effects = world.tell(again)
+    assert assigned(effects) == []
+    assert replies(effects) == [("two", "failed", "INVALID_TRIGGER")]
+    [letter] = of(effects, Bury)
+    assert letter.reason == "invalid_trigger"
+    assert letter.detail == "$.run_id: 'r' is a run of workflow 'w'; give each run its own"
+    if first == "held":
+        world.join("b")
+    if first != "ended":
+        assert [to for to, *_ in replies(world.finish("r/s/1", "b"))] == ["one"]
 
 
 def test_a_trigger_that_nobody_registered_in_time_is_buried_and_answered() -> None:
@@ -166,7 +182,7 @@ def test_a_refused_message_is_buried_with_its_reason_and_answered(
         Bury(*words, reply=reply, headers={"tenant": "a"}),
         Count("messages_dead"),
         Count("messages_dead:malformed"),
-        Note("dead", {"reason": "malformed", "detail": "$: no"}),
+        Note("dead", {"reason": "malformed", "detail": "$: no", "routing_key": "trigger.w"}),
     ]
     assert replies(effects[4:]) == ([("q", "failed", "INVALID_TRIGGER")] if reply else [])
 
@@ -179,7 +195,9 @@ def test_a_definition_that_changes_while_a_run_goes_on_counts_for_later_runs() -
     world.join("a", workflows=[one_step(retries=1)], slots=2)
     world.trigger("before")
     effects = world.join("b", workflows=[one_step(version="2", retries=0)], slots=2)
-    assert of(effects, StoreWorkflow) == [StoreWorkflow(one_step(version="2", retries=0))]
+    [stored] = of(effects, StoreWorkflow)
+    assert stored.definition == one_step(version="2", retries=0)
+    assert stored.came[-1] == digest(stored.definition)
     [(attempt, worker)] = assigned(world.trigger("after"))
     world.finish("before/s/1", "a", Outcome.FAILED)
     world.finish(attempt, worker, Outcome.FAILED)

@@ -1,11 +1,14 @@
 """One version of a workflow is one definition, whoever registers it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from ganger_broker.crons import Cron
 from ganger_broker.definitions import RateLimit, StepDefinition, WorkflowDefinition
-from ganger_broker.messages import Refused, RegisterAgain
+from ganger_broker.to_worker import Refused
+from ganger_dispatcher.core.digest import digest
 from ganger_dispatcher.core.effects import StoreWorker, StoreWorkflow
 
 from .world import World, assigned, of, one_step, told
@@ -139,18 +142,98 @@ def test_an_old_replica_that_starts_again_while_workers_roll_is_not_the_newest()
     assert newest(world) == "2"
 
 
-@pytest.mark.parametrize("end", ["leave", "drain"])
-def test_an_old_version_is_the_newest_again_when_the_last_worker_of_the_newer_one_goes(
-    end: str,
-) -> None:
+def roll(*versions: tuple[str, str]) -> World:
+    """Workers with their versions, in the order in which they come."""
     world = World()
-    for worker, version in [("a", "1"), ("b", "2"), ("b2", "2"), ("c", "1")]:
+    for worker, version in versions:
         world.join(worker, workflows=[one_step(version=version)])
-    go = getattr(world, end)
-    assert told(go("b")) == []
-    assert told(go("b2")) == [("a", RegisterAgain()), ("c", RegisterAgain())]
+    return world
+
+
+def lose(world: World, *lost: str) -> None:
+    """These are silent for too long."""
+    world.wait(11, *(set(world.core.state.workers) - {*lost}))
+
+
+def kill(world: World, worker: str) -> None:
+    world.kill(worker)
+
+
+def leave(world: World, worker: str) -> None:
+    world.leave(worker)
+
+
+def drain(world: World, worker: str) -> None:
+    world.drain(worker)
+
+
+END = pytest.mark.parametrize("end", [leave, drain, kill, lose])
+Ending = Callable[[World, str], None]
+
+
+@END
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_an_old_version_is_the_newest_again_when_the_last_worker_of_the_newer_one_goes(
+    end: Ending, taken_over: bool
+) -> None:
+    world = roll(("a", "1"), ("b", "2"), ("b2", "2"), ("c", "1"))
+    end(world, "b")
+    assert newest(world) == "2"
+    end(world, "b2")
+    if taken_over:
+        world.take_over()
+    assert newest(world) == "1"
+    assert world.stored.workflows["w"].version == "1"
+
+
+@END
+def test_of_several_older_ones_it_is_the_one_that_came_last(end: Ending) -> None:
+    world = roll(("a", "1"), ("b", "2"), ("c", "3"))
+    world.join("a2", workflows=[one_step(version="1")])
+    end(world, "c")
+    assert newest(world) == "2"
+    end(world, "b")
+    assert newest(world) == "1"
+
+
+@END
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_the_newer_version_is_the_newest_when_a_worker_has_it_again(
+    end: Ending, taken_over: bool
+) -> None:
+    world = roll(("a", "1"), ("b", "2"))
+    end(world, "b")
+    if taken_over:
+        world.take_over()
+    again = end is lose  # the same process, that was out of reach
+    world.join("b", workflows=[one_step(version="2")], again=again, incarnation=str(2 - again))
+    assert newest(world) == "2"
+    world.join("a", workflows=[one_step(version="1")], again=True)
+    assert newest(world) == "2"
+
+
+def test_it_is_one_that_somebody_has_where_all_were_lost_and_only_old_ones_are_back() -> None:
+    world = roll(("a", "1"), ("b", "2"))
+    lose(world, "a", "b")
     world.join("a", workflows=[one_step(version="1")], again=True)
     assert newest(world) == "1"
+
+
+def test_a_lost_version_that_is_back_does_not_displace_one_that_came_since() -> None:
+    world = roll(("a", "1"), ("b", "2"))
+    lose(world, "b")
+    world.join("c", workflows=[one_step(version="3")])
+    world.join("b", workflows=[one_step(version="2")], again=True)
+    assert newest(world) == "3"
+
+
+def test_what_waits_follows_a_step_back_to_the_pool_that_steps_have_then() -> None:
+    world = World()
+    world.join("old", {"ganger.pool": "p"}, workflows=[one_step(version="1", pool="p")])
+    world.join("new", {"ganger.pool": "q"}, workflows=[one_step(version="2", pool="q")])
+    assert assigned(world.trigger("first")) == [("first/s/1", "new")]
+    assert assigned(world.trigger("second")) == []
+    assert [worker for _, worker in assigned(world.kill("new"))] == ["old"]
 
 
 def test_an_old_version_is_the_newest_where_nobody_has_a_newer_one() -> None:
@@ -244,3 +327,54 @@ def test_a_step_that_waits_for_its_version_goes_on_when_the_last_of_it_drains() 
     world.trigger("second")
     world.join("new", GPU, workflows=[V2], slots=3)
     assert assigned(world.drain("old")) == [("second/a/1", "new")]
+
+
+# ── what has no order ─────────────────────────────────────────────────────────────────
+
+
+def ordered(turn: int, memory: float, **options: Any) -> WorkflowDefinition:
+    """One definition, written in the one order or the other."""
+
+    def turned(*given: Any) -> list[Any]:
+        return list(given[::turn])
+
+    wish = {"value": memory, "comparator": "LESS_THAN", "required": True}
+    many = {"value": turned("a", "b"), "comparator": "IN", "required": True}
+    last = StepDefinition(
+        "last",
+        parents=turned("a", "b", "c"),
+        desired_worker_labels=dict(turned(("memory", turned(wish, many)), ("gpu", many))),
+        sets_labels=dict(turned(("model", "m"), ("memory", memory))),
+        rate_limits=dict(turned(("x", 1), ("y", 1))),
+    )
+    return WorkflowDefinition(
+        "w",
+        [StepDefinition("a"), StepDefinition("b"), StepDefinition("c"), last],
+        on_events=turned("one:*", "two:*"),
+        on_crons=turned(Cron("0 0 * * *"), Cron("0 1 * * *")),
+        on_failure=StepDefinition("oops", desired_worker_labels=dict(turned(("a", 1), ("b", 2)))),
+        **options,
+    )
+
+
+LIMITS = [RateLimit("x", 1, 60), RateLimit("y", 1, 60)]
+
+
+def test_what_has_no_order_may_be_written_in_any() -> None:
+    world = World()
+    world.join("a", workflows=[ordered(1, 512)], rate_limits=LIMITS)
+    effects = world.join("b", workflows=[ordered(-1, 512.0)], rate_limits=LIMITS)
+    assert refusals(effects) == []
+    assert of(effects, StoreWorkflow) == []
+    effects = world.join("c", workflows=[ordered(1, 513)], rate_limits=LIMITS)
+    assert [worker for worker, _ in refusals(effects)] == ["c"]
+
+
+def test_lists_of_schemas_and_inputs_have_an_order() -> None:
+    schemas = [{"enum": each} for each in ([1, 2], [2, 1])]
+    crons = [[Cron("0 0 * * *", input={"n": each})] for each in ([1, 2], [2, 1], 1, 1.0)]
+    flows = [
+        *(ordered(1, 1, input_schema=schema) for schema in schemas),
+        *(WorkflowDefinition("w", [StepDefinition("s")], on_crons=each) for each in crons),
+    ]
+    assert len({digest(flow) for flow in flows}) == len(flows)

@@ -1,8 +1,15 @@
 """What workers say: twice, too late, out of order, from the grave, or of what is not theirs."""
 
-from ganger_broker.messages import CancelAttempt, Heartbeat, Outcome, RegisterAgain
+from typing import Any
+
+import pytest
+
+from ganger_broker.messages import Heartbeat, Outcome
+from ganger_broker.to_worker import CancelAttempt, Refused, RegisterAgain
+from ganger_dispatcher.core import Core
 from ganger_dispatcher.core.effects import Beat, ReleaseAttempt, StoreLabels, StoreStep
 from ganger_dispatcher.core.facts import AssignmentReturned
+from ganger_dispatcher.core.state import Policy
 
 from .world import World, assigned, of, one_step, told
 
@@ -48,6 +55,53 @@ def test_a_failure_said_twice_costs_one_retry() -> None:
     world.finish("r/s/1", outcome=Outcome.FAILED)
     step = world.step()
     assert (step.attempt, step.failures, step.status) == (2, 1, "assigned")
+
+
+# ── two of one name ───────────────────────────────────────────────────────────────────
+
+
+def test_a_process_that_lives_on_after_another_took_its_id_is_told_to_end() -> None:
+    world = World()
+    world.join("a", incarnation="1")
+    world.join("a", incarnation="2", host="h", pid=7)
+    ((worker, message),) = told(world.tell(Heartbeat("a", "1", [])))
+    assert worker == "a"
+    assert isinstance(message, Refused)
+    assert (message.for_good, message.incarnation) == (True, "1")
+    assert message.reason == (
+        "worker id 'a': another process has registered with it since (host h, pid 7); give each "
+        "worker an id of its own"
+    )
+    assert told(world.tell(Heartbeat("a", "2", []))) == []
+
+
+def test_a_process_nobody_knows_of_is_not_told_to_end_for_another() -> None:
+    world = World()
+    world.join("a", incarnation="1")
+    assert told(world.tell(Heartbeat("a", "never seen", []))) == []
+
+
+# ── what was lost on the way, or in Redis ─────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("lost", [{"label_seq": 3}, {"draining": True}])
+def test_a_worker_whose_word_was_lost_is_asked_for_all_of_it(lost: dict[str, Any]) -> None:
+    world = World()
+    world.join("a", label_seq=2)
+    assert told(world.tell(Heartbeat("a", "1", [], label_seq=2))) == []
+    assert told(world.tell(Heartbeat("a", "1", [], **lost))) == [("a", RegisterAgain())]
+    world.join("a", {"model": "b"}, again=True, **lost)
+    assert told(world.tell(Heartbeat("a", "1", [], **lost))) == []
+
+
+def test_workers_whose_definitions_were_lost_are_asked_for_them() -> None:
+    world = World()
+    world.join("a")
+    snapshot = world.stored.snapshot()
+    assert told(Core(Policy()).restore(snapshot, world.now)) == []
+    snapshot = world.stored.snapshot()
+    snapshot.workflows.clear()
+    assert told(Core(Policy()).restore(snapshot, world.now)) == [("a", RegisterAgain())]
 
 
 # ── fenced ────────────────────────────────────────────────────────────────────────────

@@ -19,6 +19,7 @@ class OracleWorker:
     used: int
     is_open: bool
     idle_since: int  # when it was last given a step; before that, when it came
+    is_paused: bool = False
 
 
 @dataclass
@@ -72,7 +73,7 @@ def meets(labels: dict[str, LabelValue], condition: Condition) -> bool:
 
 def eligible(worker: OracleWorker, requirement: Requirement) -> bool:
     return (
-        worker.is_open
+        (worker.is_open or (worker.is_paused and requirement.worker == worker.id))
         and requirement.action in worker.actions
         and requirement.worker in (None, worker.id)
         and all(meets(worker.labels, c) for c in requirement.conditions if c.required)

@@ -76,10 +76,16 @@ class Both:
         self.match(name)
 
     def set_open(self, name: str, is_open: bool) -> None:
-        self.oracle.workers[name].is_open = is_open
+        worker = self.oracle.workers[name]
+        worker.is_open, worker.is_paused = is_open, False
         self.engine.set_open(name, is_open)
-        if is_open:
-            self.match(name)
+        self.match(name)
+
+    def pause(self, name: str) -> None:
+        worker = self.oracle.workers[name]
+        worker.is_open, worker.is_paused = False, True
+        self.engine.pause(name)
+        self.match(name)
 
     def take(self, name: str) -> None:
         worker = self.oracle.workers[name]
@@ -174,7 +180,7 @@ def test_engine_places_where_the_oracle_does(data: st.DataObject) -> None:
         + ["stick"] * 2
         + ["release"] * 3
         + ["change"] * 3
-        + ["join", "leave", "close", "open", "drop", "index", "forget"]
+        + ["join", "leave", "close", "open", "pause", "drop", "index", "forget"]
     )
     for _ in range(data.draw(st.integers(1, 25))):
         step = data.draw(steps)
@@ -212,6 +218,8 @@ def test_engine_places_where_the_oracle_does(data: st.DataObject) -> None:
                 both.change(name, data.draw(labels), data.draw(st.lists(st.sampled_from(KEYS))))
             elif step == "leave":
                 both.leave(name)
+            elif step == "pause":
+                both.pause(name)
             else:
                 both.set_open(name, step == "open")
     both.check(wanted)

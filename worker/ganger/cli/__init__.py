@@ -12,6 +12,7 @@ from ganger_broker.errors import GangerError, InvalidInput, MissingExtra
 
 from . import ask, work
 from .compute import commands as compute_commands
+from .printing import say
 
 __all__ = ["main"]
 
@@ -44,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _end(exc: GangerError, status: int) -> None:
-    typer.echo(f"ganger: {exc}", err=True)
+    say(f"ganger: {exc}", err=True)
     sys.exit(status)
 
 
@@ -84,7 +85,7 @@ def _group(app: typer.Typer) -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"ganger {__version__}")
+        say(f"ganger {__version__}")
         raise typer.Exit
 
 

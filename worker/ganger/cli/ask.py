@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -18,10 +19,15 @@ from ganger_broker.schema import json_schema
 from ganger_broker.settings import Settings, environment_name, flag_name
 
 from .options import BrokerUrl, Prefix, read_object
+from .printing import print_json, print_line, say
 
-__all__ = ["cancel", "print_json", "schema", "trigger", "unschedule"]
+__all__ = ["cancel", "schema", "trigger", "unschedule"]
 
 T = TypeVar("T")
+
+PATIENCE = "30s"
+"""For the broker, and for an answer, where nothing else is waited for and no time is given."""
+_IS_IT_UP = "is the broker up, and is --broker-url (GANGER_BROKER_URL) right?"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -58,13 +64,25 @@ At = Annotated[
     list[str] | None,
     typer.Option(
         metavar="TIME",
-        help="Run it then, such as 2027-01-01T09:00+01:00; may be repeated. Prints the "
-        "schedule's id.",
+        help="Run it then, such as 2027-01-01T09:00+01:00, with its offset; may be repeated. "
+        "Prints the schedule's id.",
     ),
 ]
 Timeout = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="At most, with --wait, such as 90s; the run goes on."),
+    typer.Option(
+        metavar="TIME",
+        help="At most, such as 90s. With --wait or --follow for its end, and the run goes on; "
+        f"default: no limit. Else for the broker to take it; default: {PATIENCE}.",
+    ),
+]
+AskTimeout = Annotated[
+    str | None,
+    typer.Option(
+        "--timeout",
+        metavar="TIME",
+        help=f"For the broker, and for an answer, at most. Default: {PATIENCE}.",
+    ),
 ]
 RunAsJson = Annotated[
     bool,
@@ -92,11 +110,9 @@ def trigger(
 ) -> None:
     """Trigger a run of a workflow and print its id; with --wait or --follow, what it returned.
 
-    Exit status 1: it failed, was cancelled, or did not end in time.
+    Exit status 1: it failed, was cancelled, did not end in time, or the broker did not take it.
     """
     app = _app(broker_url, prefix)
-    if timeout is not None and not wait and not follow:
-        raise InvalidInput("--timeout: is for --wait or --follow, and neither was given")
     if at and (wait or follow):
         raise InvalidInput("--wait, --follow: are not for --at: nobody waits that long")
     values = read_object("--input", input)
@@ -107,11 +123,13 @@ def trigger(
     }
     if at:
         times = [_time(each) for each in at]
-        _schedule(app, workflow, times, values, {"schedule_id": run_id, **fields}, as_json)
+        fields["schedule_id"] = run_id
+        _schedule(app, workflow, times, values, fields, timeout, as_json)
         return
     fields |= {"run_id": run_id, "stream": follow}
     show = _follow if follow else _show_result if wait else _show_id
-    asyncio.run(_trigger(app, workflow, values, fields, timeout, show, as_json))
+    most = timeout if wait or follow else timeout or PATIENCE
+    asyncio.run(_trigger(app, workflow, values, fields, most, show, as_json))
 
 
 async def _trigger(
@@ -133,7 +151,7 @@ async def _trigger(
     except TimeoutError:
         if not bound.expired():
             raise
-        typer.echo(f"ganger: {_too_late(ref, workflow, timeout)}", err=True)
+        say(f"ganger: {_too_late(ref, workflow, timeout)}", err=True)
         raise typer.Exit(1) from None
     finally:
         await app.admin.aio.close()
@@ -143,7 +161,7 @@ async def _show_id(ref: WorkflowRunRef, as_json: bool) -> None:
     if as_json:
         print_json({"run_id": ref.run_id})
     else:
-        typer.echo(ref.run_id)
+        say(ref.run_id)
 
 
 def _schedule(
@@ -152,37 +170,46 @@ def _schedule(
     at: list[datetime],
     values: dict[str, Any],
     fields: dict[str, Any],
+    timeout: str | None,
     as_json: bool,
 ) -> None:
-    ids = _asked(app, app.admin.aio.schedule_workflow(workflow, at, values, **fields))
+    question = partial(app.admin.aio.schedule_workflow, workflow, at, values, **fields)
+    ids = _asked(app, question, timeout, f"no answer to the schedule of {workflow}")
     if as_json:
         print_json({"schedule_ids": ids})
     else:
-        typer.echo("\n".join(ids))
+        say("\n".join(ids))
 
 
 def _time(given: str) -> datetime:
+    right = "write it with its offset, such as 2027-01-01T09:00+01:00, or Z for UTC"
     try:
         at = datetime.fromisoformat(given)
     except ValueError as exc:
-        raise InvalidInput(
-            f"--at: {given!r} must be a time such as 2027-01-01T09:00+01:00"
-        ) from exc
-    return at.astimezone()  # without an offset it is the time here
+        raise InvalidInput(f"--at: {given!r} is no time; {right}") from exc
+    if at.tzinfo is None:
+        raise InvalidInput(f"--at: {given!r} has no time zone; {right}")
+    return at
 
 
-def _asked(app: Ganger, question: Coroutine[Any, Any, T]) -> T:
+def _asked(
+    app: Ganger, question: Callable[[], Coroutine[Any, Any, T]], timeout: str | None, too_late: str
+) -> T:
+    """The answer, where it comes in time."""
+    most = timeout or PATIENCE
+
     async def asking() -> T:
         try:
-            return await question
+            async with asyncio.timeout(parse_duration(most, "--timeout")) as bound:
+                return await question()
+        except TimeoutError as exc:
+            text = f"{too_late} within {most}; {_IS_IT_UP}" if bound.expired() else exc
+            say(f"ganger: {text}", err=True)
+            raise typer.Exit(1) from None
         finally:
             await app.admin.aio.close()
 
-    try:
-        return asyncio.run(asking())
-    except TimeoutError as exc:
-        typer.echo(f"ganger: {exc}", err=True)
-        raise typer.Exit(1) from None
+    return asyncio.run(asking())
 
 
 async def _follow(ref: WorkflowRunRef, as_json: bool) -> None:
@@ -192,12 +219,12 @@ async def _follow(ref: WorkflowRunRef, as_json: bool) -> None:
         before = attempts.setdefault(item.step, item.attempt)
         if before != item.attempt and not as_json:
             attempts[item.step] = item.attempt
-            typer.echo(f"ganger: {item.attempt}: step {item.step} runs anew", err=True)
+            say(f"ganger: {item.attempt}: step {item.step} runs anew", err=True)
         if as_json:
-            _print_line(item)
+            print_line(item)
         else:
-            typer.echo(_said(item))
-    await _show_result(ref, as_json, _print_line if as_json else print_json)
+            say(_said(item))
+    await _show_result(ref, as_json, print_line if as_json else print_json)
 
 
 def _said(item: StreamItem) -> str:
@@ -224,10 +251,7 @@ async def _show_result(
 
 def _too_late(ref: WorkflowRunRef | None, workflow: str, timeout: str | None) -> str:
     if ref is None:
-        return (
-            f"the broker did not take the trigger of {workflow} within {timeout}; "
-            "is it up, and is --broker-url (GANGER_BROKER_URL) right?"
-        )
+        return f"the broker did not take the trigger of {workflow} within {timeout}; {_IS_IT_UP}"
     return f"run {ref.run_id} of {ref.workflow} has not ended within {timeout}; it goes on"
 
 
@@ -236,6 +260,7 @@ def cancel(
     reason: Annotated[
         str, typer.Option(metavar="TEXT", help="Told to whoever waits for the run.")
     ] = "cancelled on request",
+    timeout: AskTimeout = None,
     as_json: AsJson = False,
     broker_url: BrokerUrl = None,
     prefix: Prefix = None,
@@ -245,22 +270,17 @@ def cancel(
     The broker takes the request; what became of the run `ganger runs` shows.
     """
     app = _app(broker_url, prefix)
-
-    async def ask() -> None:
-        try:
-            await app.admin.aio.cancel(run_id, reason)
-        finally:
-            await app.admin.aio.close()
-
-    asyncio.run(ask())
+    late = f"the broker did not take the request to cancel run {run_id}"
+    _asked(app, lambda: app.admin.aio.cancel(run_id, reason), timeout, late)
     if as_json:
         print_json({"run_id": run_id, "reason": reason, "requested": True})
     else:
-        typer.echo(f"asked to cancel run {run_id}")
+        say(f"asked to cancel run {run_id}")
 
 
 def unschedule(
     schedule_id: Annotated[str, typer.Argument(metavar="SCHEDULE", help="The schedule's id.")],
+    timeout: AskTimeout = None,
     as_json: AsJson = False,
     broker_url: BrokerUrl = None,
     prefix: Prefix = None,
@@ -270,25 +290,17 @@ def unschedule(
     A cron's is deleted where its workflow says on_crons, or when no worker has that any more.
     """
     app = _app(broker_url, prefix)
-    _asked(app, app.admin.aio.delete_schedule(schedule_id))
+    late = f"no answer to the request to delete schedule {schedule_id}"
+    _asked(app, lambda: app.admin.aio.delete_schedule(schedule_id), timeout, late)
     if as_json:
         print_json({"schedule_id": schedule_id, "deleted": True})
     else:
-        typer.echo(f"deleted schedule {schedule_id}")
+        say(f"deleted schedule {schedule_id}")
 
 
 def schema() -> None:
     """Print the JSON Schema of all messages."""
     print_json(json_schema())
-
-
-def print_json(value: Any) -> None:
-    """Print indented JSON on standard output."""
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
-
-
-def _print_line(value: Any) -> None:
-    typer.echo(msgspec.json.encode(value).decode())
 
 
 def _app(broker_url: str | None, prefix: str | None) -> Ganger:

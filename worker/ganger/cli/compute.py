@@ -2,27 +2,42 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Annotated, TypeVar
 
 import typer
 from msgspec.structs import replace
 
-from ganger.compute.adapter import DeployFailed, adapters
-from ganger.compute.advice import advice
-from ganger.compute.deploying import (
-    plan_of,
-    scaled,
+from ganger.compute.adapter import (
+    DeployAdapter,
+    DeployFailed,
+    Overtaken,
+    Prepares,
+    adapters,
+    check_leaving,
 )
-from ganger.compute.planning import changes
+from ganger.compute.advice import advice, shared_pools
+from ganger.compute.deploying import awake, plan_of, scaled
+from ganger.compute.planning import Plan, Replica, changes
+from ganger.compute.replacing import same_versions
 from ganger.compute.store import WorkerUse
+from ganger_broker.deployments import Deployment
 from ganger_broker.errors import GangerError, InvalidInput, StoreError
 
-from .ask import print_json
-from .compute_given import Given, prepared, read_bounds, read_counts
-from .compute_text import SILENT, loads_json, plan_json, print_plan, print_replicas, replica_json
+from .compute_given import Given, check_not_following, log_of, prepared, read_bounds, read_counts
+from .compute_text import (
+    SILENT,
+    begins_with,
+    loads_json,
+    plan_json,
+    print_plan,
+    print_replicas,
+    replica_json,
+    slots_kept,
+)
 from .options import BrokerUrl, Prefix
+from .printing import print_json, say
 from .work import SlotCount, Target
 
 __all__ = ["commands"]
@@ -106,14 +121,35 @@ def plan(
     uses: list[WorkerUse] = []
     change = None
     if known:
-        uses = given.uses(made.name)
-        running = given.adapter(made).running(made, intended)
+        uses = _uses(given, made.name) or []
+        running = _running(given, made, intended)
         change = None if running is None else changes(intended, running)
-    found = advice(intended, uses)
+    found = advice(intended, uses, given.deployments() if known else {})
     if as_json:
         print_json(plan_json(made, intended, change, found))
     else:
         print_plan(made, intended, change, found)
+
+
+def _uses(given: Given, deployment: str | None) -> list[WorkerUse] | None:
+    """What workers use; None where that cannot be said, which is told."""
+    try:
+        return given.uses(deployment)
+    except StoreError as exc:
+        say(f"ganger: what workers use is not known: {exc}", err=True)
+        return None
+
+
+def _running(given: Given, made: Deployment, intended: Plan) -> list[Replica] | None:
+    """The replicas that there are; None where that cannot be said, which is told."""
+    why = f"{made.on} does not say"
+    try:
+        running = given.adapter(made).running(made, intended)
+    except DeployFailed as exc:
+        running, why = None, str(exc)
+    if running is None:
+        say(f"ganger: what runs is not known: {why}", err=True)
+    return running
 
 
 @commands.command()
@@ -151,16 +187,59 @@ def up(
     made, known = prepared(given, target, deployment, on, scale, seed, option, slots=slots)
     if autoscale is not None:
         made = replace(made, autoscale=read_bounds(autoscale))
+    made = awake(made)
     adapter, intended = given.adapter(made), plan_of(made)
     if made.on != "local" and not apply:
         for text in adapter.render(made, intended).values():
-            typer.echo(text.rstrip("\n"))
-        typer.echo("ganger: nothing was changed; --apply does it", err=True)
+            say(text.rstrip("\n"))
+        say("ganger: nothing was changed; --apply does it", err=True)
         return
     if not known:
         raise StoreError("deployments are kept in Redis, which cannot be reached")
+    for text in begins_with(made, scale):
+        say(f"! {text}", err=True)
+    _apply(given, adapter, made, intended)
+
+
+def _apply(given: Given, adapter: DeployAdapter, made: Deployment, intended: Plan) -> None:
+    """Make it so, and keep what was deployed; what users should know of it first, they are told."""
+    if isinstance(adapter, Prepares):
+        adapter.prepare(made)
+    before = given.ask(lambda store: store.deployment(made.name))
+    there = given.ask(lambda store: store.replicas(made.name)).values()
+    shared = map(str, shared_pools(intended, given.deployments()))
+    for text in [*shared, *slots_kept(before, made), *same_versions(made, there)]:
+        say(f"! {text}", err=True)
     given.ask(lambda store: store.save(made))
-    _say(adapter.apply(made, intended))
+    _done(adapter, made, intended, lambda: _undo(given, adapter, made, before))
+
+
+def _done(
+    adapter: DeployAdapter, made: Deployment, intended: Plan, undo: Callable[[], object]
+) -> None:
+    """Make it so; where nothing of it could be done, have what was kept before."""
+    said = False
+    try:
+        for line in adapter.apply(made, intended):
+            said = True
+            say(line)
+    except GangerError:
+        if not said and made.on != "local":  # whose supervisor has seen it already
+            undo()
+        raise
+
+
+def _undo(
+    given: Given, adapter: DeployAdapter, made: Deployment, before: Deployment | None
+) -> None:
+    """Keep what was deployed before, as nothing of this was: but for what runs nevertheless."""
+    running = None
+    with suppress(GangerError):
+        running = adapter.running(made, plan_of(made))
+    if before is not None:
+        given.ask(lambda store: store.save(before))
+    elif not running:
+        given.ask(lambda store: store.forget(made.name))
 
 
 @commands.command()
@@ -186,16 +265,19 @@ def down(
                 f"--forget: its supervisor is alive, on {supervisor.host}; without it"
             )
         given.ask(lambda store: store.forget(made.name))
-        typer.echo(f"{made.name} is forgotten")
+        say(f"{made.name} is forgotten")
         return
     given.change(made.name, lambda found: replace(found, leaving=True))
     try:
         _say(given.adapter(made).remove(made))
+    except Overtaken:
+        raise
     except GangerError as exc:
         hint = f"where {made.on} is gone: ganger compute down {made.name} --forget"
         raise DeployFailed(f"{exc}\n{hint}") from exc
+    check_leaving(given.ask(lambda store: store.deployment(made.name)))
     given.ask(lambda store: store.forget(made.name))
-    typer.echo(f"{made.name} is down")
+    say(f"{made.name} is down")
 
 
 @commands.command()
@@ -206,11 +288,21 @@ def scale(
     redis_url: RedisUrl = None,
     prefix: Prefix = None,
 ) -> None:
-    """Change how many replicas pools have; those that stay are not touched."""
+    """Change how many replicas pools have; those that stay are not touched.
+
+    Those of a deployment that follows its load are not for you to say, until that is off.
+    """
     given = Given(broker_url, redis_url, prefix)
-    counts = read_counts(pools, "POOL=N")
-    made = given.change(given.one(deployment).name, lambda found: scaled(found, counts))
-    _say(given.adapter(made).apply(made, plan_of(made)))
+    counts, now = read_counts(pools, "POOL=N"), round(time.time() * 1000)
+    before = given.one(deployment)
+    adapter = given.adapter(before)
+
+    def change(found: Deployment) -> Deployment:
+        check_not_following(found)
+        return replace(scaled(found, counts), asked_at=now)
+
+    made = given.change(before.name, change)
+    _done(adapter, made, plan_of(made), lambda: given.put_back(made, before))
 
 
 @commands.command()
@@ -223,29 +315,39 @@ def ps(
 ) -> None:
     """Show deployments, their pools and replicas."""
     given = Given(broker_url, redis_url, prefix)
-    every = given.ask(lambda store: store.deployments())
+    every = given.deployments()
     if deployment is not None:
         every = {deployment: given.one(deployment)}
     loads = given.ask(lambda store: store.loads())
+    uses = _uses(given, None)
     found = []
     for name, made in sorted(every.items()):
         records = given.ask(lambda store, name=name: store.replicas(name))  # type: ignore[misc]
         supervisor = given.ask(lambda store, name=name: store.supervisor(name))  # type: ignore[misc]
         found.append((made, supervisor, records))
     if as_json:
-        print_json([{**replica_json(*each), "pools": loads_json(each[0], loads)} for each in found])
+        print_json(
+            [{**replica_json(*each), "pools": loads_json(each[0], loads, uses)} for each in found]
+        )
     elif not found:
-        typer.echo("there are no deployments")
+        say("there are no deployments")
     else:
         for each in found:
-            print_replicas(*each, loads)
+            print_replicas(*each, loads, uses)
 
 
 @commands.command()
 def logs(
     replica: Annotated[
-        str, typer.Argument(metavar="REPLICA", help="As `ganger compute ps` shows it.")
+        str,
+        typer.Argument(
+            metavar="REPLICA", help="As `ganger compute ps` shows it, or its worker's id."
+        ),
     ],
+    deployment: Annotated[
+        str | None,
+        typer.Option("--deployment", metavar="NAME", help="Where several have one of that name."),
+    ] = None,
     lines: Annotated[int, typer.Option("-n", min=1, metavar="N", help="How many, the last.")] = 100,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="And those that come.")] = False,
     broker_url: BrokerUrl = None,
@@ -254,15 +356,15 @@ def logs(
 ) -> None:
     """Show what a replica of this machine has written."""
     given = Given(broker_url, redis_url, prefix)
-    path = _log_of(given, replica)
+    path = log_of(given, replica, deployment)
     try:
         with path.open(errors="replace") as log:
             for line in deque(log, lines):
-                typer.echo(line, nl=False)
+                say(line, end="")
             while follow:
                 line = log.readline()
                 if line:
-                    typer.echo(line, nl=False)
+                    say(line, end="")
                     continue
                 if path.stat().st_size < log.tell():
                     log.seek(0)  # it has begun anew
@@ -271,17 +373,6 @@ def logs(
         raise InvalidInput(f"the log of {replica} is not on this machine: {exc}") from exc
 
 
-def _log_of(given: "Given", replica: str) -> Path:
-    known = []
-    for name in given.ask(lambda store: store.deployments()):
-        records = given.ask(lambda store, name=name: store.replicas(name))  # type: ignore[misc]
-        for worker, record in records.items():
-            if replica in (worker, f"{record.pool}.{record.number}"):
-                return Path(record.log)
-        known += list(records)
-    raise InvalidInput(f"there is no replica {replica!r}; there are {', '.join(known) or 'none'}")
-
-
 def _say(lines: Iterable[str]) -> None:
     for line in lines:
-        typer.echo(line)
+        say(line)

@@ -1,5 +1,6 @@
 """Options that several verbs take, and how their values are read."""
 
+import math
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -7,7 +8,9 @@ import msgspec
 import typer
 
 from ganger_broker.errors import InvalidInput, InvalidLabel
+from ganger_broker.json_faults import json_fault
 from ganger_broker.labels import LabelValue, check_key, check_value
+from ganger_broker.repeated_keys import repeated_key
 
 __all__ = ["BrokerUrl", "Prefix", "read_labels", "read_object"]
 
@@ -49,24 +52,24 @@ def read_labels(given: Iterable[str]) -> dict[str, LabelValue]:
 
 
 def _label_value(text: str, place: str) -> Any:
+    _check_finite(text, place)
     try:
         value = msgspec.json.decode(text)
-    except msgspec.DecodeError as exc:
-        if "out of range" in str(exc) and _is_number(text):
-            raise InvalidLabel(
-                f"{place}: {text} is too large for a number; in quotes it is a string"
-            ) from exc
+    except msgspec.DecodeError:
         return text
     is_label = isinstance(value, str | int | float) and not isinstance(value, bool)
     return value if is_label else text
 
 
-def _is_number(text: str) -> bool:
+def _check_finite(text: str, place: str) -> None:
     try:
-        float(text)
+        finite = math.isfinite(float(text))
     except ValueError:
-        return False
-    return True
+        return
+    if not finite:
+        raise InvalidLabel(
+            f"{place}: {text} is no number that a label can be; in quotes it is a string"
+        )
 
 
 def read_object(option: str, text: str) -> dict[str, Any]:
@@ -77,8 +80,13 @@ def read_object(option: str, text: str) -> dict[str, Any]:
     """
     try:
         value = msgspec.json.decode(text)
+        twice = repeated_key(text)
     except msgspec.DecodeError as exc:
-        raise InvalidInput(f"{option}: {text!r} is not JSON: {exc}") from exc
+        raise InvalidInput(f"{option}: {text!r} is not JSON: {json_fault(text, exc)}") from exc
+    except RecursionError as exc:
+        raise InvalidInput(f"{option}: is nested too deeply") from exc
     if not isinstance(value, dict):
         raise InvalidInput(f'{option}: must be a JSON object such as {{"key": 1}}, not {text}')
+    if twice is not None:
+        raise InvalidInput(f"{option}: {twice.removeprefix('.')}: given twice in one object")
     return value

@@ -1,13 +1,14 @@
 """The verbs that run workers: ``worker`` and ``dev``."""
 
+import logging
 import os
 import shlex
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,18 +22,24 @@ from ganger_broker.errors import (
     InvalidSetting,
     InvalidWorkflow,
     MissingExtra,
+    TransportClosed,
 )
+from ganger_broker.leaving import ignore_signals
 from ganger_broker.logs import configure_logging
 from ganger_broker.settings import MEMORY_URL, Settings, flag_name
 
-from .ask import print_json
 from .loading import check_there, load
 from .options import BrokerUrl, Prefix, read_labels, read_object
+from .printing import print_json, say
 from .waiting import tell_waiting
 
 __all__ = ["demo", "dev", "worker"]
 
 DEFAULT_SLOTS = 10
+ANSWER_PATIENCE = 2.0
+"""Seconds for the answer of a run whose last step has ended."""
+END_PATIENCE = 1.0
+"""Seconds to say in that the run of --trigger has not ended."""
 RELOAD_PATIENCE = 7.0
 """Seconds beyond the grace that a worker has to leave in before it is killed for a reload."""
 
@@ -121,6 +128,7 @@ def worker(
     made = _loaded(target, flags, name, label or [], slots, place)
     configure_logging(made.app.settings)
     made.start(grace=seconds)
+    ignore_signals()
 
 
 ReloadGrace = Annotated[
@@ -201,9 +209,11 @@ def dev(
         for pool in _pool_workers(app, label or [], made.slots):
             pools.enter_context(pool)
         if trigger is not None:
-            work = threading.Thread(target=_run_once, args=(app, trigger, values), daemon=True)
-            work.start()
+            pools.enter_context(_running(app, trigger, values))
         made.start(grace=seconds)
+        if not app.pools:  # their workers drain now, which a second signal may end
+            ignore_signals()
+    ignore_signals()
 
 
 def _pool_workers(app: Ganger, label: Sequence[str], slots: int) -> list[Worker]:
@@ -283,6 +293,7 @@ def _reloading(watch: Path, grace: float) -> None:
         ) from exc
     if not watch.exists():
         raise InvalidInput(f"--watch: there is no {watch}")
+    logging.getLogger("watchfiles.main").addFilter(_is_news)
     command = [sys.executable, "-m", "ganger", *sys.argv[1:], "--no-reload"]
     run_process(
         watch,
@@ -291,13 +302,38 @@ def _reloading(watch: Path, grace: float) -> None:
         watch_filter=PythonFilter(),
         sigint_timeout=round(grace + RELOAD_PATIENCE),
     )
+    ignore_signals()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that it was told to end, or that what it ran has ended by itself: whoever develops has
+    done the one, and was told the other. That it has to kill is."""
+    return not record.getMessage().startswith(
+        ("received signal", "KeyboardInterrupt caught", "process already dead")
+    )
+
+
+@contextmanager
+def _running(app: Ganger, workflow: str, values: dict[str, object]) -> Iterator[None]:
+    """Run it beside what is done here, and at the end say where it has not ended."""
+    work = threading.Thread(target=_run_once, args=(app, workflow, values), daemon=True)
+    work.start()
+    yield
+    work.join(ANSWER_PATIENCE)  # the run's last step may just have ended
+    app.admin.close()
+    work.join(END_PATIENCE)
 
 
 def _run_once(app: Ganger, workflow: str, values: dict[str, object]) -> None:
+    async def run() -> dict[str, Any]:
+        return await (await app.admin.aio.run_workflow(workflow, values)).result()
+
     try:
-        print_json(app.admin.run_workflow(workflow, values).sync_result())
+        print_json(app.admin.call(run()))
+    except TransportClosed:
+        say(f"ganger: stopped before {workflow} had ended", err=True)
     except GangerError as exc:
-        typer.echo(f"ganger: {exc}", err=True)
+        say(f"ganger: {exc}", err=True)
 
 
 def demo() -> None:

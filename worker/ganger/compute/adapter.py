@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from ganger_broker.deployments import Deployment
 from ganger_broker.errors import GangerError, InvalidInput, MissingExtra
@@ -10,7 +10,17 @@ from ganger_broker.settings import Settings
 
 from .planning import Plan, Replica
 
-__all__ = ["GROUP", "DeployAdapter", "DeployFailed", "adapters", "check_not_scaled", "make_adapter"]
+__all__ = [
+    "GROUP",
+    "DeployAdapter",
+    "DeployFailed",
+    "Overtaken",
+    "Prepares",
+    "adapters",
+    "check_leaving",
+    "check_not_scaled",
+    "make_adapter",
+]
 
 GROUP = "ganger.deploy_adapters"
 """Of entry points: the name is what ``--on`` says, the value a class as below."""
@@ -18,6 +28,20 @@ GROUP = "ganger.deploy_adapters"
 
 class DeployFailed(GangerError):
     """What runs the replicas did not do what was asked; the text says what it answered."""
+
+
+class Overtaken(DeployFailed):
+    """Somebody else wants the opposite of it since; the text says what."""
+
+
+def check_leaving(deployment: Deployment | None) -> None:
+    """Check that what is being taken down, as it is kept now, is still to go.
+
+    Raises:
+        Overtaken: it is not.
+    """
+    if deployment is not None and not deployment.leaving:
+        raise Overtaken(f"{deployment.name} was put up again meanwhile, by somebody else; it stays")
 
 
 class DeployAdapter(Protocol):
@@ -40,10 +64,23 @@ class DeployAdapter(Protocol):
         """The replicas that there are; None where it cannot tell."""
 
     def apply(self, deployment: Deployment, plan: Plan) -> Iterator[str]:
-        """Make it so, and yield lines that say what is being done."""
+        """Make it so, and yield lines that say what is being done.
+
+        Where it raises before its first line, nothing was done: the deployment is then kept as it
+        was before, or not at all.
+        """
 
     def remove(self, deployment: Deployment) -> Iterator[str]:
         """Drain and end all of the deployment, and yield lines that say what is being done."""
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """An adapter with something to make ready before what it is to deploy is kept."""
+
+    def prepare(self, deployment: Deployment) -> None:
+        """Make it ready; raises ``InvalidInput`` or ``DeployFailed`` where that cannot be, and
+        then nothing is kept."""
 
 
 def check_not_scaled(deployment: Deployment) -> None:

@@ -1,15 +1,18 @@
 """What is unwise about a plan, in words that say what to change."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from math import ceil
+from types import MappingProxyType
 from typing import NamedTuple
+
+from ganger_broker.deployments import Deployment
 
 from .configs import CpuKind, memory_range
 from .planning import Plan, PoolPlan
 from .store import WorkerUse
 
-__all__ = ["Advice", "AdviceCode", "advice"]
+__all__ = ["Advice", "AdviceCode", "advice", "shared_pools"]
 
 IDLE = 0.2
 """Part of a pool's processors below which they count as idle."""
@@ -28,6 +31,7 @@ class AdviceCode(StrEnum):
     EMPTY_REGION = "empty_region"
     IDLE_CPUS = "idle_cpus"
     NEAR_MEMORY_LIMIT = "near_memory_limit"
+    SHARED_NAME = "shared_name"
     NO_WORKERS = "no_workers"
     """Of steps in no pool: the deployment has nobody for them."""
 
@@ -39,20 +43,48 @@ class Advice(NamedTuple):
     code: AdviceCode
     text: str
 
+    def __str__(self) -> str:
+        return f"{self.pool + ': ' if self.pool else ''}{self.text}"
 
-def advice(plan: Plan, uses: Iterable[WorkerUse] = ()) -> list[Advice]:
-    """What to change about a plan; ``uses``: what its live workers use of their machines."""
+
+def advice(
+    plan: Plan,
+    uses: Iterable[WorkerUse] = (),
+    deployments: Mapping[str, Deployment] = MappingProxyType({}),
+) -> list[Advice]:
+    """What to change about a plan; ``uses``: what its live workers use of their machines,
+    ``deployments``: all that are known."""
     uses = list(uses)
     found: list[Advice] = []
     for pool in plan.pools:
         found += _of_size(pool)
         found += _of_use(pool, [use for use in uses if use.pool == pool.pool.name])
+    found += shared_pools(plan, deployments)
     if plan.unpooled:
         text = (
             f"{', '.join(plan.unpooled)}: in no pool; run workers for them yourself (ganger "
             "worker), or give them compute=Compute(…)"
         )
         found.append(Advice(None, AdviceCode.NO_WORKERS, text))
+    return found
+
+
+def shared_pools(plan: Plan, deployments: Mapping[str, Deployment]) -> list[Advice]:
+    """Pools that other deployments have under the same name."""
+    found = []
+    for name in (pool.pool.name for pool in plan.pools):
+        others = sorted(
+            other.name
+            for other in deployments.values()
+            if other.name != plan.deployment and name in other.pools
+        )
+        if others:
+            text = (
+                f"{', '.join(others)} has a pool of this name too: what they have to do and the "
+                "replicas that it wants are counted together; give one another GANGER_PREFIX, or "
+                "a Compute that differs, in memory_mb say"
+            )
+            found.append(Advice(name, AdviceCode.SHARED_NAME, text))
     return found
 
 
@@ -95,6 +127,10 @@ def _of_use(planned: PoolPlan, uses: list[WorkerUse]) -> Iterable[Advice]:
         text = (
             f"{full.worker} uses {full.memory_mb:,.0f} of its {compute.memory_mb:,} MB, and is "
             f"stopped at its limit; memory_mb={more} or more"
-            + ("" if more <= most else f", which takes more than {compute.cpus} cpus")
+            + (
+                ""
+                if more <= most
+                else f", which takes more than {compute.cpus} cpu{'s' if compute.cpus > 1 else ''}"
+            )
         )
         yield Advice(name, AdviceCode.NEAR_MEMORY_LIMIT, text)

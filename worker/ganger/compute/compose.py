@@ -21,7 +21,7 @@ from .container import (
 )
 from .counted import counted
 from .names import short_name
-from .options import Option, read_options, told
+from .options import IMAGE, Option, read_options, told
 from .planning import Plan, PoolPlan, Replica
 from .programs import Program
 from .yaml_text import yaml_text
@@ -30,7 +30,7 @@ __all__ = ["Compose"]
 
 _OPTIONS = {
     "image": Option(
-        "the image that has ganger and your app", r"[^\s-]\S*", "an image, such as app:1.2", None
+        "the image that has ganger and your app", IMAGE, "an image, such as app:1.2", None
     ),
     "project": Option(
         "what compose calls it; without, ganger-<deployment>",
@@ -87,6 +87,7 @@ class Compose:
         if not plan.replicas:
             yield from self.remove(deployment)
             return
+        self._check_compose()
         yield f"docker compose -p {self._project(deployment)} up, {len(plan.replicas)} containers"
         yield from self._compose(
             deployment,
@@ -96,6 +97,7 @@ class Compose:
 
     def remove(self, deployment: Deployment) -> Iterator[str]:
         """Have compose end all containers of the project; they drain before."""
+        self._check_compose()
         yield f"its workers have {self._seconds} s to drain and end"
         yield from self._compose(deployment, "down", "--remove-orphans", "--timeout", self._seconds)
 
@@ -164,7 +166,7 @@ class Compose:
 
     # ── docker ────────────────────────────────────────────────────────────────────────────
 
-    def _compose(self, deployment: Deployment, *arguments: str, given: str = "") -> Iterator[str]:
+    def _check_compose(self) -> None:
         try:
             _DOCKER.ask("compose", "version", timeout=PATIENCE)
         except DeployFailed as exc:
@@ -172,6 +174,8 @@ class Compose:
                 f"there is no docker compose here ({exc}); install it, or take the file where it "
                 "is: without --apply it is printed"
             ) from exc
+
+    def _compose(self, deployment: Deployment, *arguments: str, given: str = "") -> Iterator[str]:
         url = {BROKER_URL: self._settings.broker_url}
         project = ("-p", self._project(deployment))
         yield from _DOCKER.lines("compose", *project, *arguments, given=given, environment=url)

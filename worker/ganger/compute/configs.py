@@ -1,7 +1,8 @@
 """``Compute``: what machine the workers of a step run on, checked where it is written."""
 
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -9,6 +10,7 @@ from .regions import check_region
 
 __all__ = ["Compute", "CpuKind", "memory_range"]
 
+_LEFT_OUT: Any = object()
 MAX_CPUS = 64
 MAX_REPLICAS = 1_000
 
@@ -32,7 +34,8 @@ def memory_range(kind: CpuKind, cpus: int) -> tuple[int, int]:
 
 class Compute(BaseModel):
     """A machine, how many of it, and where: ``Compute(cpu_kind="shared", cpus=2,
-    memory_mb=1024, num_replicas=3, regions=["fra", "iad"])``.
+    memory_mb=1024, num_replicas=3, regions=["fra", "iad"])``, or the same in this order without
+    the names.
 
     Immutable, comparable and hashable: steps with equal ``Compute`` share one pool of workers.
     The order of the regions says nothing.
@@ -45,11 +48,41 @@ class Compute(BaseModel):
 
     cpu_kind: CpuKind
     cpus: Annotated[int, Field(strict=True, ge=1, le=MAX_CPUS)]
-    memory_mb: Annotated[int, Field(strict=True, ge=1)]
+    memory_mb: Annotated[int, Field(strict=True)]
     """MB of 2^20 bytes."""
     num_replicas: Annotated[int, Field(strict=True, ge=0, le=MAX_REPLICAS)] = 1
     """0: scaled to nothing."""
     regions: tuple[str, ...]
+
+    def __init__(
+        self,
+        cpu_kind: CpuKind | str = _LEFT_OUT,
+        cpus: int = _LEFT_OUT,
+        memory_mb: int = _LEFT_OUT,
+        num_replicas: int = 1,
+        regions: Iterable[str] = _LEFT_OUT,
+        **others: Any,
+    ) -> None:
+        given = {
+            "cpu_kind": cpu_kind,
+            "cpus": cpus,
+            "memory_mb": memory_mb,
+            "num_replicas": num_replicas,
+            "regions": regions,
+        }
+        # those that are left out, or that there are not, are told with all else that is wrong
+        super().__init__(**{k: v for k, v in given.items() if v is not _LEFT_OUT}, **others)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """The same but for ``update``, which is checked, as all of it is."""
+        return type(self)(**{**dict(self), **(update or {})})
+
+    @field_validator("cpu_kind", mode="before")
+    @classmethod
+    def _is_a_text(cls, kind: Any) -> Any:
+        if not isinstance(kind, str):
+            raise ValueError(f"{kind!r} must be 'shared' or 'performance'")
+        return kind
 
     @field_validator("memory_mb")
     @classmethod

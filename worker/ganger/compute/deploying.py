@@ -15,7 +15,7 @@ from .configs import Compute, CpuKind
 from .planning import Plan, make_plan
 from .pools import Pool
 
-__all__ = ["check_deployment_name", "deployment_of", "name_from", "plan_of", "scaled"]
+__all__ = ["awake", "check_deployment_name", "deployment_of", "name_from", "plan_of", "scaled"]
 
 
 def name_from(target: str) -> str:
@@ -63,32 +63,42 @@ def deployment_of(
     """
     check_deployment_name(name)
     pools = {name: _record(pool) for name, pool in app.pools.items()}
+    versions = {
+        name: declaration_of(flow).definition.version for name, flow in app.workflows.items()
+    }
     if not pools:
         raise InvalidWorkflow(f"{target}: no step has compute; give one compute=Compute(…)")
-    kept: dict[str, int] = {}
-    if before is not None:
-        seed = before.seed if seed is None else seed
-        kept = {
-            pool: count
-            for pool, count in before.scale.items()
-            if pool in pools and before.pools[pool].num_replicas == pools[pool].num_replicas
-        }
+    if seed is None:
+        seed = name if before is None else before.seed
     made = Deployment(
         name,
         target,
         on,
-        name if seed is None else seed,
+        seed,
         slots,
         now if before is None else before.created_at,
         pools,
         _unpooled(app),
         folder,
-        {**kept, **(scale or {})},
+        {**_kept_scale(before, pools), **(scale or {})},
         autoscale,
         dict(options or {}),
+        asked_at=now,
+        versions=versions,
     )
     plan_of(made)  # what is wrong is said here
     return made
+
+
+def _kept_scale(before: Deployment | None, pools: Mapping[str, PoolRecord]) -> dict[str, int]:
+    """What pools were scaled to, but for those whose ``Compute`` says another number since."""
+    if before is None:
+        return {}
+    return {
+        pool: count
+        for pool, count in before.scale.items()
+        if pool in pools and before.pools[pool].num_replicas == pools[pool].num_replicas
+    }
 
 
 def _record(pool: Pool) -> PoolRecord:
@@ -145,3 +155,13 @@ def scaled(deployment: Deployment, scale: Mapping[str, int]) -> Deployment:
     made = replace(deployment, scale={**deployment.scale, **scale})
     plan_of(made)
     return made
+
+
+def awake(deployment: Deployment) -> Deployment:
+    """The deployment with a replica at least of each pool, where it follows its load on this
+    machine: nothing calls for the first one of a pool whose workflows nobody has registered."""
+    bounds = deployment.autoscale
+    if bounds is None or deployment.on != "local":
+        return deployment
+    asleep = [each.pool.name for each in plan_of(deployment).pools if not each.replicas]
+    return scaled(deployment, dict.fromkeys(asleep, max(1, bounds.least)))

@@ -14,7 +14,7 @@ from .adapter import DeployFailed
 from .container import BROKER_URL, seconds_to_stop
 from .counted import counted
 from .manifests import INSTANCE, MANAGED_BY, Cluster, manifests
-from .options import DNS_LABEL, YES_OR_NO, Option, read_options, told
+from .options import DNS_LABEL, IMAGE, YES_OR_NO, Option, read_options, told
 from .planning import Plan, Replica
 from .programs import Program
 from .regions import check_region
@@ -29,7 +29,7 @@ _RIGHT_NAME = "lower case letters, digits, - and ."
 
 _OPTIONS = {
     "image": Option(
-        "the image that has ganger and your app", r"[^\s-]\S*", "an image, such as app:1.2", None
+        "the image that has ganger and your app", IMAGE, "an image, such as app:1.2", None
     ),
     "namespace": Option(
         "where to deploy; without, where kubectl is", DNS_LABEL, "lower case letters, digits and -"
@@ -142,8 +142,22 @@ class Kubernetes:
         ]
         yield from self._delete([each for each in stale if each[0] == "ScaledObject"])
         if made:
-            yield from self._lines("apply", "-f", "-", given=yaml_text(made))
+            yield from self._applied(deployment, yaml_text(made), resources)
         yield from self._delete([each for each in stale if each[0] != "ScaledObject"])
+
+    def _applied(self, deployment: Deployment, text: str, resources: str) -> Iterator[str]:
+        """What kubectl says; where it fails, whether some of it is there nevertheless."""
+        try:
+            yield from self._lines("apply", "-f", "-", given=text)
+        except DeployFailed:
+            try:
+                there = self._found(deployment, resources)
+            except DeployFailed:
+                yield "it is not known what of it was applied"
+            else:
+                for each in there:
+                    yield f"there is {each['kind']} {each['metadata']['name']}"
+            raise
 
     def remove(self, deployment: Deployment) -> Iterator[str]:
         """Delete all that has the deployment's label, and wait until its pods have drained."""
@@ -165,7 +179,9 @@ class Kubernetes:
                 "--autoscale: on kubernetes it is KEDA that scales; add --set keda=yes "
                 "--set metrics_url=…, the URL of a Prometheus"
             )
-        for code in self._cluster.region_values:
+        # checked where they were written: they may be regions that only the app has added
+        deployed = {code for pool in deployment.pools.values() for code in pool.regions}
+        for code in sorted(self._cluster.region_values.keys() - deployed):
             try:
                 check_region(code)
             except ValueError as exc:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from ganger_broker.errors import InvalidInput
 
-__all__ = ["DNS_LABEL", "YES_OR_NO", "Option", "read_options", "told"]
+__all__ = ["DNS_LABEL", "IMAGE", "YES_OR_NO", "Option", "read_options", "told"]
 
 DNS_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+IMAGE = r"[^\s,-][^\s,]*"
+"""One image; whoever gives two with a comma between them may think that it takes both."""
 YES_OR_NO = "yes|no"
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2s
 
+from pydantic import ValidationError
+
 from ganger_broker.errors import InvalidInput, InvalidWorkflow
 from ganger_broker.labels import LabelValue
 from ganger_broker.pool_labels import CPU_KIND, CPUS, MEMORY_MB, POOL, REGION
@@ -63,10 +65,16 @@ def checked_compute(given: object, place: str) -> Compute | None:
     """Return ``given`` if it is a ``Compute``, or None.
 
     Raises:
-        InvalidWorkflow: it is neither.
+        InvalidWorkflow: it is neither, or one that was made without being checked.
     """
-    if given is None or isinstance(given, Compute):
-        return given
+    if given is None:
+        return None
+    if isinstance(given, Compute):
+        try:
+            return given.model_copy()
+        except ValidationError as exc:
+            wrong = "; ".join(f"{error['loc'][0]}: {error['msg']}" for error in exc.errors())
+            raise InvalidWorkflow(f"{place}: compute: {wrong}") from exc
     raise InvalidWorkflow(f"{place}: compute: {given!r} must be a Compute(…)")
 
 

@@ -1,13 +1,17 @@
 """The regions that there are: those of a table, and those that a deployment adds."""
 
-from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
 from ganger_broker.errors import InvalidInput
 
+from .nearest import nearest
+
 __all__ = ["Region", "add_region", "check_region", "regions"]
+
+_NAMED_MOST = 3
+"""Regions that are suggested with their cities; of more there are the codes only."""
 
 
 class Region(NamedTuple):
@@ -69,10 +73,11 @@ def check_region(code: object) -> str:
 def _nearest(code: object) -> str:
     if not isinstance(code, str):
         return ", but must be a code such as 'fra'"
-    names = {region.city.lower(): region for region in _known().values()}
-    names |= _known()
-    found = get_close_matches(code.lower(), names, n=1, cutoff=0.5)
-    if not found:
+    known = _known()
+    codes = nearest(code, known)
+    if not codes:
         return "; see ganger.compute.regions()"
-    region = names[found[0]]
-    return f"; did you mean {region.code!r} ({region.city})?"
+    if len(codes) > _NAMED_MOST:
+        return f"; did you mean one of {', '.join(codes)}?"
+    named = [f"{near!r} ({known[near].city})" for near in codes]
+    return f"; did you mean {' or '.join(named)}?"

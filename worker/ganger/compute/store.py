@@ -1,13 +1,15 @@
 """What is kept of deployments, in Redis; the dispatcher's side has the adapter."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 from ganger.embedded import load_part
 from ganger_broker.deployments import Deployment, PoolLoad, ReplicaRecord, SupervisorRecord
+from ganger_broker.errors import GangerError, StoreError
 from ganger_broker.settings import Settings
 
-__all__ = ["DeploymentStore", "WorkerUse", "open_store"]
+__all__ = ["DeploymentStore", "WorkerUse", "open_store", "reading"]
 
 
 class WorkerUse(NamedTuple):
@@ -21,6 +23,15 @@ class WorkerUse(NamedTuple):
     """Of 2^20 bytes, resident."""
     cpus: float | None
     """Cores' worth of time that it used lately."""
+    slots: int = 0
+    used: int = 0
+    """Slots in use."""
+    is_open: bool = True
+    """Whether it takes steps: it does not drain, say."""
+    is_paused: bool = False
+    """Whether it takes those only that are pinned to it."""
+    held: int = 0
+    """Attempts that it has, those that need no slot while they wait as well."""
 
 
 class DeploymentStore(Protocol):
@@ -77,3 +88,21 @@ def open_store(settings: Settings) -> DeploymentStore:
     """
     store: DeploymentStore = load_part("ganger.deployment_store", "this")(settings)
     return store
+
+
+@contextmanager
+def reading(settings: Settings) -> Iterator[None]:
+    """While the store is asked: what it holds may be no record of ours.
+
+    Raises:
+        StoreError: something there cannot be read.
+    """
+    try:
+        yield
+    except GangerError:
+        raise
+    except Exception as exc:
+        raise StoreError(
+            f"Redis: something under {settings.prefix!r} cannot be read: "
+            f"{type(exc).__name__}: {exc}"
+        ) from exc

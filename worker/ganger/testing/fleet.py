@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -29,6 +30,10 @@ __all__ = ["Fleet"]
 STARTS_AT = datetime(2030, 1, 1, tzinfo=UTC)
 THREAD_PATIENCE = 10.0
 """Real seconds that a plain function may take until the test fails."""
+
+_Place = tuple[Settings, Callable[[], int]]
+_LENT: WeakKeyDictionary[Ganger, list[_Place]] = WeakKeyDictionary()
+"""Of each app in an open fleet: where it was before, then those fleets, the last one the app's."""
 
 
 class Fleet:
@@ -57,10 +62,11 @@ class Fleet:
         self._workers: dict[str, Worker] = {}
         self._known: set[str] = set()  # actions of all workers there ever were
         self._stubs: dict[str, Stub] = {}
-        self._borrowed: dict[Ganger, tuple[Settings, Callable[[], int]]] = {}
+        self._borrowed: set[Ganger] = set()
         self._counts: dict[str, int] = {}
         self._refs: dict[str, WorkflowRunRef] = {}
         self._stage = Stage(settings, starts_at, thread_patience, self._computing)
+        self._place: _Place = (self._stage.settings, self._stage.clock)
         self._app = Ganger(self._stage.settings)
 
     def __enter__(self) -> Self:
@@ -79,9 +85,8 @@ class Fleet:
         try:
             self._stage.close(self._tasks)
         finally:
-            for app, (settings, clock) in self._borrowed.items():
-                app.close()
-                app.settings, app.clock = settings, clock
+            for app in self._borrowed:
+                self._give_back(app)
             self._borrowed.clear()
 
     # ── time ──────────────────────────────────────────────────────────────────────────
@@ -118,7 +123,8 @@ class Fleet:
 
         ``pool``, ``region``: it is a machine of that pool, as ``Ganger.worker`` takes them.
         ``workflows``: what it registers, by default all of the app. Until the fleet is closed
-        the app's own triggers, events and children go to this fleet.
+        the app's own triggers, events and children go to this fleet, or to the last one that
+        the app has come to.
 
         Raises:
             InvalidInput: there is a worker of this name, or one of these is wrong.
@@ -300,12 +306,11 @@ class Fleet:
         found = await self._stage.dispatcher.run(run_id)
         if found is None:
             return False
-        left = {name: step["status"] for name, step in found["steps"].items()}
-        if any(status in ("backoff", "assigned", "running") for status in left.values()):
+        left = [name for name, step in found["steps"].items() if step["status"] == "pending"]
+        said = [await self._stage.dispatcher.explain(f"{run_id}/{name}") for name in left]
+        if not said or any(each["verdict"] != "never with this fleet" for each in said):
             return False
-        pending = [f"{run_id}/{name}" for name, status in left.items() if status == "pending"]
-        said = [await self._stage.dispatcher.explain(step_run) for step_run in pending]
-        return bool(said) and all(each["verdict"] == "never with this fleet" for each in said)
+        return not await self._stage.dispatcher.goes_on()
 
     # ── for runs ──────────────────────────────────────────────────────────────────────
 
@@ -356,8 +361,19 @@ class Fleet:
     def _borrow(self, app: Ganger) -> None:
         if app not in self._borrowed:
             app.close()  # connections to elsewhere
-            self._borrowed[app] = (app.settings, app.clock)
-            app.settings, app.clock = self._stage.settings, self._stage.clock
+            self._borrowed.add(app)
+            places = _LENT.setdefault(app, [(app.settings, app.clock)])
+            places.append(self._place)
+            app.settings, app.clock = self._place
+
+    def _give_back(self, app: Ganger) -> None:
+        """To the fleet that has it as well, or to where it was before; in whatever order."""
+        app.close()
+        places = _LENT[app]
+        places.remove(self._place)
+        app.settings, app.clock = places[-1]
+        if len(places) == 1:
+            del _LENT[app]
 
     def _the(self, name: str) -> Worker:
         live = self._live()

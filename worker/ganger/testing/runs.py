@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ganger.client import output_of
+from ganger.outcome import output_of
 from ganger_broker.errors import GangerError, InvalidInput
 from ganger_broker.messages import RunError, RunResult, RunStatus
 

@@ -17,7 +17,7 @@ from ganger_broker.deployments import Deployment
 from ganger_broker.errors import InvalidInput
 from ganger_broker.settings import Settings
 
-from .api import MachinesApi
+from .api import PATIENCE, MachinesApi
 from .machines import AT_REST, Machine, requests_of, sort_out
 
 __all__ = ["Fly"]
@@ -25,6 +25,8 @@ __all__ = ["Fly"]
 DEFAULT_API = "https://api.machines.dev"
 START_PATIENCE = 600.0
 """Seconds for a machine to start: its image may be large, and new to the host."""
+LOOK_PATIENCE = 10.0
+"""Seconds that Fly is asked for what runs, where a plan is to be shown with it."""
 KILL_PATIENCE = 60.0
 """Seconds beyond its grace that a machine may take to stop."""
 _UPDATED_AT_ONCE = 4
@@ -79,7 +81,7 @@ class Fly:
         """The replicas whose machines there are, started or not; None without a token."""
         if not self._token:
             return None
-        with self._api() as api:
+        with self._api(LOOK_PATIENCE) as api:
             if not api.has_app():
                 return []
             replicas, _ = sort_out(deployment.name, api.machines(deployment.name))
@@ -119,8 +121,8 @@ class Fly:
             replicas, strays = sort_out(deployment.name, api.machines(deployment.name))
             yield from self._drain(api, [*replicas.values(), *strays])
 
-    def _api(self) -> MachinesApi:
-        return MachinesApi(self._base, self._app, self._token, self._sleep)
+    def _api(self, patience: float = PATIENCE) -> MachinesApi:
+        return MachinesApi(self._base, self._app, self._token, self._sleep, patience)
 
     def _requests(self, deployment: Deployment, plan: Plan) -> dict[Replica, dict[str, Any]]:
         check_not_scaled(deployment)

@@ -1,5 +1,6 @@
 """Fly's Machines API over HTTP: what is tried again, what is not, and what it says then."""
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 import structlog
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from tenacity.wait import wait_exponential, wait_random
 
 from ganger.compute.adapter import DeployFailed
@@ -22,7 +23,7 @@ __all__ = ["FlyRefused", "MachinesApi"]
 T = TypeVar("T")
 
 MOST_TRIES = 8
-"""Of one request. With the waits below they bridge about two minutes."""
+"""Of one request. With the waits below they bridge about two minutes, where answers come."""
 FIRST_WAIT = 1.0
 """Seconds to the second try, doubled for each further one: the API takes one request a second
 of each kind, and three in a burst."""
@@ -32,9 +33,12 @@ LONGEST_ASKED_WAIT = 300.0
 """Seconds: more than this the API may ask for, but we do not wait for it."""
 JITTER = 1.0
 """Seconds at most added by chance, so that those who were refused together do not come back so."""
+PATIENCE = 120.0
+"""Seconds that one request is tried for in all, what Fly asks to be waited for beside."""
+ANSWER = 20.0
+"""Seconds until an answer that does not come is given up."""
 WAIT_MOST = 60
 """Seconds that the API waits for a state at most, in one request."""
-_TIMEOUT = httpx.Timeout(30.0, read=WAIT_MOST + 30.0)
 _BACKOFF = wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)
 _SAID_MOST = 500
 """Characters of an answer that is no JSON."""
@@ -66,15 +70,24 @@ class MachinesApi:
     Every method raises ``FlyRefused``, or ``DeployFailed`` where Fly cannot be reached.
     """
 
-    def __init__(self, base: str, app: str, token: str, sleep: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        base: str,
+        app: str,
+        token: str,
+        sleep: Callable[[float], None],
+        patience: float = PATIENCE,
+    ) -> None:
         if not token:
             raise DeployFailed(_NO_TOKEN.format("is not set", app))
         if not (token.isascii() and token.isprintable()):  # httpx would print it in its error
             raise DeployFailed(_NO_TOKEN.format("is no token", app))
         self._app = app
         self._sleep = sleep
+        self._patience = patience
+        self._secrets = _secrets(token)
         headers = {"Authorization": f"Bearer {token}", "User-Agent": "ganger"}
-        self._http = httpx.Client(base_url=base, headers=headers, timeout=_TIMEOUT)
+        self._http = httpx.Client(base_url=base, headers=headers, timeout=ANSWER)
 
     def __enter__(self) -> "MachinesApi":
         return self
@@ -163,7 +176,8 @@ class MachinesApi:
             params["instance_id"] = machine.instance_id
         for _ in range(ceil(patience / WAIT_MOST)):
             try:
-                self._call("GET", self._path(machine, "/wait"), params=params)
+                path = self._path(machine, "/wait")
+                self._call("GET", path, params=params, answer=WAIT_MOST + ANSWER)
             except FlyRefused as exc:
                 if exc.status == httpx.codes.NOT_FOUND and state != "started":
                     return True
@@ -188,18 +202,32 @@ class MachinesApi:
         return self._insist(lambda: self._once(method, path, **request))
 
     def _insist(self, attempt: Callable[[], T]) -> T:
+        asked_for = 0.0
+
+        def is_over(state: RetryCallState) -> bool:
+            spent = (state.seconds_since_start or 0.0) + state.upcoming_sleep
+            asked = asked_for + (_asked(state) or 0.0)
+            return state.attempt_number >= MOST_TRIES or spent - asked > self._patience
+
+        def before_sleep(state: RetryCallState) -> None:
+            nonlocal asked_for
+            asked_for += _asked(state) or 0.0
+            _say(state)
+
         retrying = Retrying(
             retry=retry_if_exception_type(_Passing),
-            stop=stop_after_attempt(MOST_TRIES),
+            stop=is_over,
             wait=_until_next,
             sleep=self._sleep,
-            before_sleep=_say,
+            before_sleep=before_sleep,
             reraise=True,
         )
         try:
             return retrying(attempt)
         except _Passing as exc:
-            raise DeployFailed(f"{exc} (tried {MOST_TRIES} times)") from exc
+            tries = retrying.statistics["attempt_number"]
+            times = "once" if tries == 1 else f"{tries} times"
+            raise DeployFailed(f"{exc} (tried {times})") from exc
 
     def _once(
         self,
@@ -208,24 +236,44 @@ class MachinesApi:
         *,
         params: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
+        answer: float | None = None,
     ) -> bytes:
+        timeout = httpx.Timeout(ANSWER, read=answer or ANSWER)
         try:
-            answer = self._http.request(method, path, params=params, json=body)
+            got = self._http.request(method, path, params=params, json=body, timeout=timeout)
         except httpx.RequestError as exc:
-            raise _Passing(f"{method} {path}: {str(exc) or type(exc).__name__}") from exc
-        status = answer.status_code
-        if answer.is_success:
-            return answer.content
-        text = f"{method} {path}: {status}: {_said(answer)}"
-        if status == httpx.codes.TOO_MANY_REQUESTS or answer.is_server_error:
-            raise _Passing(text, _asked_wait(answer.headers.get("Retry-After"), datetime.now(UTC)))
+            said = self._redacted(str(exc)) or type(exc).__name__
+            raise _Passing(f"{method} {path}: {said}") from exc
+        status = got.status_code
+        if got.is_success:
+            return self._redacted(got.content.decode(errors="replace")).encode()
+        said = self._redacted(_said(got)).strip()[:_SAID_MOST]
+        text = f"{method} {path}: {status}: {said}"
+        if status == httpx.codes.TOO_MANY_REQUESTS or got.is_server_error:
+            raise _Passing(text, _asked_wait(got.headers.get("Retry-After"), datetime.now(UTC)))
         if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             text = f"{text}. {_NO_TOKEN.format('was refused', self._app)}"
         raise FlyRefused(text, status)
 
+    def _redacted(self, text: str) -> str:
+        """What was said, without the token: a server may say again what it was told."""
+        for secret in self._secrets:
+            text = text.replace(secret, "…")
+        return text
+
 
 _TAKEN = (httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_ENTITY)
 """What Fly answers where a name is taken, of machines and of apps; other things too."""
+
+
+_SECRET_LEAST = 6
+"""Characters of a part of a token that are not shown; fewer say nothing, and are words."""
+
+
+def _secrets(token: str) -> list[str]:
+    """The token, and its parts: it may be a list, after a word that says its kind."""
+    parts = [part for part in re.split(r"[\s,]+", token) if len(part) >= _SECRET_LEAST]
+    return sorted({token, *parts}, key=len, reverse=True)
 
 
 def _decoded(content: bytes, kind: type[T], path: str) -> T:
@@ -243,7 +291,7 @@ def _said(answer: httpx.Response) -> str:
                 return text
     except ValueError:
         pass
-    return answer.text.strip()[:_SAID_MOST] or answer.reason_phrase
+    return answer.text.strip() or answer.reason_phrase
 
 
 def _asked_wait(header: str | None, now: datetime) -> float | None:
@@ -260,9 +308,14 @@ def _asked_wait(header: str | None, now: datetime) -> float | None:
     return min(max(seconds, 0.0), LONGEST_ASKED_WAIT)
 
 
-def _until_next(state: RetryCallState) -> float:
+def _asked(state: RetryCallState) -> float | None:
+    """The seconds that Fly asked to be waited for."""
     failure = state.outcome.exception() if state.outcome else None
-    asked = failure.wait if isinstance(failure, _Passing) else None
+    return failure.wait if isinstance(failure, _Passing) else None
+
+
+def _until_next(state: RetryCallState) -> float:
+    asked = _asked(state)
     return (_BACKOFF(state) if asked is None else asked) + wait_random(0, JITTER)(state)
 
 

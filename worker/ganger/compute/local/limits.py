@@ -3,22 +3,27 @@
 A control group (cgroup v2) where the memory controller is ours to use: then the kernel ends
 the whole process when it goes over its memory, and gives it its share of the processors. Else
 a resource limit on the process's data: then what asks for more gets a MemoryError, and the
-supervisor ends a process that holds more all the same (shared memory, say).
+supervisor ends a process that holds more all the same (shared memory, say). And it runs on as many
+processors as its pool has cpus.
 """
 
 import os
 import resource
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import blake2s
 from pathlib import Path
 
 import psutil
 
-__all__ = ["Cgroup", "DataLimit", "Limit", "find_cgroup_root", "limit_for"]
+__all__ = ["Cgroup", "DataLimit", "Limit", "cpus_of", "find_cgroup_root", "limit_for"]
 
 MB = 2**20
 STACK_MB = 8
 """Of a thread, as systems have it."""
+LOADING_MB = 48
+"""Data that a worker has and does not hold, until it is measured: of Python and its libraries."""
 _PERIOD = 100_000
 """Microseconds of a cgroup's ``cpu.max``."""
 _WEIGHT = {"shared": 50, "performance": 200}
@@ -43,6 +48,9 @@ class Cgroup:
         self._write("cpu.max", f"{cpus * _PERIOD} {_PERIOD}", needed=False)
         self._write("cpu.weight", str(_WEIGHT[cpu_kind]), needed=False)
         self._write("cgroup.procs", str(pid))
+
+    def settle(self, pid: int, *, memory_mb: int, threads: int, held: int) -> None:
+        """Nothing is to be done: the kernel counts what is held."""
 
     def stopped(self) -> int:
         """How often the kernel ended something in it for its memory."""
@@ -70,19 +78,36 @@ class Cgroup:
 class DataLimit:
     """A resource limit on the process's private memory (Linux counts it as ``RLIMIT_DATA``).
 
-    The stacks of threads count there before they are used, so there is room for them beyond the
-    memory; what is really held is watched by the supervisor.
+    What a process has mapped counts there before it is used: the stacks of threads, and what
+    libraries set aside. So there is room for that beyond the memory: first a guess, then as much
+    as it is when the worker is loaded. What is really held is watched by the supervisor.
     """
+
+    worker: str
 
     words = "rlimit"
 
     def apply(self, pid: int, *, cpu_kind: str, cpus: int, memory_mb: int, threads: int) -> None:
         """Bound the process; those that it starts inherit it."""
-        most = (memory_mb + threads * STACK_MB) * MB
-        if hasattr(psutil.Process, "rlimit"):  # not on macOS; its memory is only watched there
-            psutil.Process(pid).rlimit(resource.RLIMIT_DATA, (most, most))
+        self._bound(pid, (memory_mb + threads * STACK_MB + LOADING_MB) * MB)
+        process = psutil.Process(pid)
         with suppress(psutil.Error, OSError):
-            psutil.Process(pid).nice(_NICE[cpu_kind])
+            process.nice(_NICE[cpu_kind])
+        with suppress(psutil.Error, OSError, AttributeError):  # macOS has no affinity
+            process.cpu_affinity(cpus_of(self.worker, cpus, psutil.Process().cpu_affinity()))
+
+    def settle(self, pid: int, *, memory_mb: int, threads: int, held: int) -> None:
+        """Bound the process anew, now that it is loaded and holds so many bytes."""
+        with suppress(psutil.Error):
+            has = getattr(psutil.Process(pid).memory_info(), "data", 0)
+            self._bound(pid, (memory_mb + threads * STACK_MB) * MB + max(0, has - held))
+
+    def _bound(self, pid: int, most: int) -> None:
+        process = psutil.Process(pid)
+        if hasattr(process, "rlimit"):  # not on macOS; its memory is only watched there
+            _, hard = process.rlimit(resource.RLIMIT_DATA)
+            within = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            process.rlimit(resource.RLIMIT_DATA, (within, hard))
 
     def stopped(self) -> int:
         """Never: it is the process that is told."""
@@ -95,9 +120,17 @@ class DataLimit:
 Limit = Cgroup | DataLimit
 
 
+def cpus_of(worker: str, cpus: int, there: Sequence[int]) -> list[int]:
+    """The processors of a replica: as many as its pool has cpus, of those that there are. The
+    replicas of a pool take them in turn by their numbers; where each pool begins is by chance."""
+    pool, _, number = worker.rpartition(".")
+    begin = int.from_bytes(blake2s(pool.encode(), digest_size=4).digest()) + int(number) * cpus
+    return sorted(there[(begin + n) % len(there)] for n in range(min(cpus, len(there))))
+
+
 def limit_for(root: Path | None, deployment: str, worker: str) -> Limit:
     """What bounds a replica: a cgroup below ``root``, or where that is None a resource limit."""
-    return DataLimit() if root is None else Cgroup(root / f"ganger-{deployment}" / worker)
+    return DataLimit(worker) if root is None else Cgroup(root / f"ganger-{deployment}" / worker)
 
 
 def find_cgroup_root(mounts: Path = Path("/proc/self/mountinfo")) -> Path | None:

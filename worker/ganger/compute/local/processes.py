@@ -14,7 +14,15 @@ import psutil
 from ganger.starving import NO_MEMORY
 from ganger_broker.settings import environment_name
 
-__all__ = ["ReplicaProcess", "find", "put_aside", "start", "worker_command", "workers_of"]
+__all__ = [
+    "ReplicaProcess",
+    "find",
+    "grace_of",
+    "put_aside",
+    "start",
+    "worker_command",
+    "workers_of",
+]
 
 MB = 2**20
 CLOCK_SET = 5.0
@@ -35,10 +43,13 @@ class ReplicaProcess:
 
     @property
     def starved(self) -> bool:
-        """Whether it ended for want of memory: it said so itself, or it aborted, as native code
-        does that gets none."""
-        status = None if self._child is None else self._child.returncode
-        return status in (NO_MEMORY, -signal.SIGABRT)
+        """Whether it ended for want of memory, and said so by its exit status."""
+        return self._child is not None and self._child.returncode == NO_MEMORY
+
+    @property
+    def aborted(self) -> bool:
+        """Whether it ended itself, which native code does that gets no memory, and other code."""
+        return self._child is not None and self._child.returncode == -signal.SIGABRT
 
     def ended(self) -> str | None:
         """How it ended, in words; None while it runs."""
@@ -55,6 +66,10 @@ class ReplicaProcess:
         """What it and the processes that it started hold, in MB of 2^20 bytes; what several of
         them share counts once."""
         return round(sum(map(_held, self._family())) / MB, 1)
+
+    def held(self) -> int:
+        """Bytes that it holds itself."""
+        return _held(self._process)
 
     def cpus(self, now: float) -> float | None:
         """How many cores they kept busy since this was asked last, at ``now`` in seconds."""
@@ -166,7 +181,7 @@ def workers_of(deployment: str, prefix: str) -> dict[str, tuple[ReplicaProcess, 
             words = process.cmdline()
             if words[1:4] != ["-m", "ganger", "worker"]:
                 continue
-            given = dict(zip(words[5::2], words[6::2], strict=False))
+            given = _flags(words)
             worker = given["--id"]
             of, pool, number = worker.split(".")
             under = process.environ().get(environment_name("prefix"), prefix)
@@ -174,6 +189,20 @@ def workers_of(deployment: str, prefix: str) -> dict[str, tuple[ReplicaProcess, 
                 place = (pool, int(number), given["--region"])
                 found[worker] = (ReplicaProcess(process, None), *place)
     return found
+
+
+def grace_of(pid: int | None, began: float | None) -> float:
+    """The seconds that a replica was told it has to drain in; 0 where it is gone."""
+    if find(pid, began) is None:
+        return 0.0
+    with suppress(psutil.Error, KeyError, ValueError):
+        return float(_flags(psutil.Process(pid).cmdline())["--grace"].removesuffix("s"))
+    return 0.0
+
+
+def _flags(words: Sequence[str]) -> dict[str, str]:
+    """Those of a replica's command, as ``worker_command`` makes it."""
+    return dict(zip(words[5::2], words[6::2], strict=False))
 
 
 def worker_command(

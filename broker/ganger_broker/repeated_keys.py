@@ -1,0 +1,49 @@
+"""Keys given twice in one JSON object: of their two values nobody can tell which one is meant."""
+
+from json import JSONDecoder
+from typing import Any
+
+__all__ = ["repeated_key"]
+
+
+def repeated_key(text: str) -> str | None:
+    """Where a key is given twice in JSON that can be read, such as ``.workers[1].labels.memory``.
+
+    None where none is. Every other reader keeps the last value and says nothing.
+
+    Raises:
+        RecursionError: it is nested too deeply to be looked at.
+    """
+    found: list[_Repeated] = []
+
+    def read(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        given = dict(pairs)
+        if len(given) == len(pairs):
+            return given
+        names = [name for name, _ in pairs]
+        found.append(_Repeated(given, next(name for name in names if names.count(name) > 1)))
+        return found[-1]
+
+    # numbers are not looked at, and an int of many digits would be refused
+    whole = JSONDecoder(object_pairs_hook=read, parse_int=float, strict=False).decode(text)
+    return _place(whole) if found else None
+
+
+class _Repeated(dict[str, Any]):
+    """An object in which ``key`` is given more than once."""
+
+    def __init__(self, given: dict[str, Any], key: str) -> None:
+        super().__init__(given)
+        self.key = key
+
+
+def _place(value: Any, place: str = "") -> str | None:
+    """Of the first that there is, from the outside in."""
+    if isinstance(value, _Repeated):
+        return f"{place}.{value.key}"
+    inside: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        inside = [(f"{place}.{key}", item) for key, item in value.items()]
+    elif isinstance(value, list):
+        inside = [(f"{place}[{at}]", item) for at, item in enumerate(value)]
+    return next((found for where, each in inside if (found := _place(each, where))), None)
