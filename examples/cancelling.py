@@ -24,8 +24,8 @@ began, ended = threading.Barrier(3), threading.Event()
 
 @app.task(timeout="1h")
 async def awaiting(input: dict[str, Any], context: Context) -> None:
-    await asyncio.to_thread(began.wait)
     try:
+        await asyncio.to_thread(began.wait)
         await asyncio.sleep(3600)
     except asyncio.CancelledError:
         told["awaiting"] = "told, tidied up"
