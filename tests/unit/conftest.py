@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 
-from ganger import Ganger
+from ganger import Ganger, embedded
 from ganger.compute.regions import _known
 from ganger.testing import Fleet
 
@@ -39,6 +41,19 @@ def fleet() -> Iterator[Fleet]:
     """Workers in this process, on a time of their own: what sleeps in a step takes none of ours."""
     with Fleet() as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def _dispatchers_end() -> Iterator[None]:
+    """What a dispatcher in this process does when the process ends, it does when the test ends.
+
+    Those of all tests before would go on beside the next one: with its time, and in its counts.
+    """
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as at_exit:
+        patch.setattr(embedded, "_running", {})
+        patch.setattr(embedded, "atexit", SimpleNamespace(register=at_exit.callback))
+        patch.setattr(embedded, "ignore_signals", lambda: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
