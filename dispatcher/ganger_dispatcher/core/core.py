@@ -53,7 +53,7 @@ from .facts import (
 )
 from .outages import all_are_heard, hold_longer, nobody_was_heard, without
 from .rates import Rate
-from .records import Run, Snapshot, WorkerState, step_run_id
+from .records import Run, Snapshot, Worker, WorkerState, step_run_id
 from .registering import anticipate, choose_newest
 from .state import Policy, State, Timer, TimerFailed, to_blame
 from .states import StepStatus
@@ -260,29 +260,7 @@ class Core:
         # not all may have been heard again since an outage that a leader before knew of
         heard_at = min((worker.heartbeat_at for worker in snapshot.workers), default=now)
         for worker in sorted(snapshot.workers, key=lambda w: (w.given_at, w.registered_at, w.id)):
-            worker.attempts = dict.fromkeys(worker.attempts, now)
-            if worker.state is WorkerState.UNREACHABLE:
-                worker.state = WorkerState.READY
-            state.workers[worker.id] = worker
-            state.versions.add(worker)
-            state.placement.join(
-                worker.id,
-                worker.labels,
-                actions_of(worker),
-                worker.slots,
-                worker.used,
-                is_open=worker.is_open,
-            )
-            if worker.state is WorkerState.PAUSED:
-                state.placement.pause(worker.id)
-            if worker.coming:
-                expect_again(state, worker)
-            worker.heartbeat_at = now
-            workers.watch(state, worker)
-            pools.noticed(state, worker.labels)
-            known = state.came
-            if any(which not in known.get(n, {}) for n, (_, which) in worker.workflows.items()):
-                state.emit(Tell(worker.id, RegisterAgain()))  # its definitions were lost
+            self._restore_worker(worker)
         pools.restore(state, snapshot.pools)
         if state.workers:
             nobody_was_heard(state, now)
@@ -298,6 +276,33 @@ class Core:
         while state.look_again:
             placing.look_again(state)
         return state.effects
+
+    def _restore_worker(self, worker: Worker) -> None:
+        """It is taken for one that is there, from now on, and has what it had."""
+        state = self.state
+        worker.attempts = dict.fromkeys(worker.attempts, state.now)
+        if worker.state is WorkerState.UNREACHABLE:
+            worker.state = WorkerState.READY
+        state.workers[worker.id] = worker
+        state.versions.add(worker)
+        state.placement.join(
+            worker.id,
+            worker.labels,
+            actions_of(worker),
+            worker.slots,
+            worker.used,
+            is_open=worker.is_open,
+        )
+        if worker.state is WorkerState.PAUSED:
+            state.placement.pause(worker.id)
+        if worker.coming:
+            expect_again(state, worker)
+        worker.heartbeat_at = state.now
+        workers.watch(state, worker)
+        pools.noticed(state, worker.labels)
+        known = state.came
+        if any(which not in known.get(n, {}) for n, (_, which) in worker.workflows.items()):
+            state.emit(Tell(worker.id, RegisterAgain()))  # its definitions were lost
 
     def _restore_runs(
         self, snapshot: Snapshot, began_with: dict[str, Workflow], heard_at: int
