@@ -43,10 +43,10 @@ def settings(**given: Any) -> Settings:
 
 
 def deployment(**given: Any) -> Deployment:
-    """A deployment of the app ``tasks:app``."""
+    """A deployment of the app ``etl:app``."""
     made: dict[str, Any] = {
         "name": "etl",
-        "target": "tasks:app",
+        "target": "etl:app",
         "on": "kubernetes",
         "seed": "a1",
         "slots": 4,

@@ -56,7 +56,7 @@ def test_a_service_is_the_machine_that_its_compute_says() -> None:
     [service] = file(plan_of(LARGE))["services"].values()
     assert service["deploy"]["resources"]["limits"] == {"cpus": "4", "memory": "8192M"}
     assert [*service["entrypoint"], *service["command"]] == [
-        *("ganger", "worker", "tasks:app", "--pool", LARGE_POOL),
+        *("ganger", "worker", "etl:app", "--pool", LARGE_POOL),
         *("--region", "fra", "--slots", "4"),
     ]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ganger.compute.compose import Compose
+from ganger.compute.deploying import name_from
 from ganger.compute.kubernetes import Kubernetes
 
 from .cases import rendered
@@ -27,6 +28,15 @@ def test_an_excerpt_is_of_what_is_rendered(page: str, number: int, name: str) ->
     rest = iter(rendered()[name].splitlines())
     for line in blocks[number].splitlines():
         assert line in rest
+
+
+@pytest.mark.parametrize("page", [page.name for page in HOW_TO.glob("deploy-*.md")])
+def test_what_is_put_up_is_what_is_taken_down(page: str) -> None:
+    text = (HOW_TO / page).read_text()
+    up = {name_from(target) for target in re.findall(r"^\$ ganger compute up (\S+)", text, re.M)}
+    down = set(re.findall(r"^\$ ganger compute down ([\w-]+)", text, re.M))
+    assert len(up) == 1
+    assert down <= up
 
 
 def test_the_pages_name_every_option() -> None:
