@@ -216,3 +216,79 @@ async def test_nobody_drains_while_one_that_is_needed_does_not_run(
     found = await store.deployment("kept")
     await store.save(replace(found, asked_at=found.asked_at + 10**13))
     await until_state(store, ReplicaState.DRAINING)
+
+
+async def test_one_that_was_resumed_for_want_of_another_and_crashes_comes_back(
+    store: Watched, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs may be bound to it all the same."""
+    before = await one_drains(store)
+    first = f"kept.{POOL}.1"
+    monkeypatch.setattr(replicas, "backoff", lambda failures: 3_600.0)
+    os.kill(before[first], signal.SIGKILL)
+
+    async def resumed() -> bool:
+        return (await store.records())[LAST].state is ReplicaState.RUNNING
+
+    await store.until(resumed)
+    monkeypatch.setattr(replicas, "backoff", lambda failures: 0.0)
+    os.kill(before[LAST], signal.SIGKILL)
+
+    async def back() -> bool:
+        return (await store.pids()).get(LAST, before[LAST]) != before[LAST]
+
+    await store.until(back)
+
+
+@pytest.mark.parametrize("who", ["the same supervisor", "another one"])
+async def test_one_that_rests_from_a_crash_when_the_load_falls_comes_back_first(
+    store: Watched, keep: Callable[[], Supervisor], monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    kept = keep()
+    await two_follow(store)
+    before = await store.pids()
+    monkeypatch.setattr(replicas, "backoff", lambda failures: 0.5)
+    os.kill(before[LAST], signal.SIGKILL)
+
+    async def rests() -> bool:
+        return (await store.records())[LAST].state is ReplicaState.BACKOFF
+
+    await store.until(rests)
+    if who == "another one":
+        kept.stop()
+        keep()
+    store.wanted = 1
+
+    async def back() -> bool:
+        return (await store.pids()).get(LAST, before[LAST]) != before[LAST]
+
+    await store.until(back)
+    await until_gone(store)
+    assert (await store.pids()).keys() == {f"kept.{POOL}.1"}
+
+
+async def test_one_that_never_registered_and_is_not_needed_does_not_come_back(
+    store: Watched, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await two_follow(store)
+    third = f"kept.{POOL}.3"
+    store.forgotten = frozenset({third})
+    store.wanted = 3
+
+    async def there() -> bool:
+        return third in await store.pids()
+
+    await store.until(there)
+    monkeypatch.setattr(replicas, "backoff", lambda failures: 3_600.0)
+    os.kill((await store.pids())[third], signal.SIGKILL)
+
+    async def rests() -> bool:
+        return (await store.records())[third].state is ReplicaState.BACKOFF
+
+    await store.until(rests)
+    store.wanted = 2
+
+    async def gone() -> bool:
+        return third not in await store.records()
+
+    await store.until(gone)

@@ -19,7 +19,7 @@ from ganger_broker.deployments import Deployment, ReplicaRecord, ReplicaState
 from ganger_broker.errors import InvalidInput, InvalidSetting
 from ganger_broker.settings import Settings, environment_name
 
-from .processes import find, grace_of
+from .processes import find
 from .replica import KILL_AFTER
 
 __all__ = ["Local"]
@@ -175,7 +175,8 @@ class Local:
         """Seconds in which a supervisor has ended all replicas, those too that do not drain. They
         may have been started with a longer grace than this command has."""
         records = self._ask(lambda store: store.replicas(deployment.name))
-        told = [grace_of(record.pid, record.began) for record in records.values()]
+        running = [find(record.pid, record.began) for record in records.values()]
+        told = [process.grace() for process in running if process is not None]
         return max([self._settings.drain_grace, *told]) + KILL_AFTER + END_PATIENCE
 
     # ── the supervisor ────────────────────────────────────────────────────────────────

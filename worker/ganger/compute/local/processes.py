@@ -17,7 +17,6 @@ from ganger_broker.settings import environment_name
 __all__ = [
     "ReplicaProcess",
     "find",
-    "grace_of",
     "put_aside",
     "start",
     "worker_command",
@@ -78,6 +77,12 @@ class ReplicaProcess:
         if before is None or now <= before[0]:
             return None
         return round(max(0.0, used - before[1]) / (now - before[0]), 3)
+
+    def grace(self) -> float:
+        """The seconds that it was told it has to drain in; 0 where that cannot be seen."""
+        with suppress(psutil.Error, KeyError, ValueError):
+            return float(_flags(self._process.cmdline())["--grace"].removesuffix("s"))
+        return 0.0
 
     def _family(self) -> list[psutil.Process]:
         with suppress(psutil.Error):
@@ -189,15 +194,6 @@ def workers_of(deployment: str, prefix: str) -> dict[str, tuple[ReplicaProcess, 
                 place = (pool, int(number), given["--region"])
                 found[worker] = (ReplicaProcess(process, None), *place)
     return found
-
-
-def grace_of(pid: int | None, began: float | None) -> float:
-    """The seconds that a replica was told it has to drain in; 0 where it is gone."""
-    if find(pid, began) is None:
-        return 0.0
-    with suppress(psutil.Error, KeyError, ValueError):
-        return float(_flags(psutil.Process(pid).cmdline())["--grace"].removesuffix("s"))
-    return 0.0
 
 
 def _flags(words: Sequence[str]) -> dict[str, str]:

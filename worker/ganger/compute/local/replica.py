@@ -42,8 +42,8 @@ class LocalReplica:
 
     ``incarnation`` is that of its worker, once the dispatcher knows it, and ``killed`` why its
     process was ended, for its dispatcher to be told. ``stays_paused``: it was resumed in vain, as
-    others have come with other code. ``was_cut_off``: it ended by itself while it drained, and
-    there may be something for it alone. ``clock`` gives seconds since 1970.
+    others have come with other code. ``was_cut_off``: it had registered, and ended before it was
+    told to or had drained: there may be something for it alone. ``clock`` gives seconds since 1970.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class LocalReplica:
         self.incarnation: str | None = None
         self.killed: str | None = None
         self.stays_paused = False
-        self.was_cut_off = False
+        self.was_cut_off = record.state is ReplicaState.BACKOFF and record.served
         self._limit = limit
         self._clock = clock
         self._before: str | None = None  # the incarnation of the process before this one
@@ -217,9 +217,10 @@ class LocalReplica:
 
     def stop(self, grace: float) -> None:
         """Have it drain and end, if it runs and was not told so before: by another supervisor,
-        say. Told twice it would end at once."""
+        say. Told twice it would end at once. It has ``grace`` seconds, or as many as it was started
+        with, if these are more."""
         if self.process is not None and self._stop_by is None:
-            self._stop_by = self._clock() + grace + KILL_AFTER
+            self._stop_by = self._clock() + max(grace, self.process.grace()) + KILL_AFTER
             if self.record.state is not ReplicaState.STOPPING:
                 self.process.tell_to_end()
                 self._move(ReplicaState.STOPPING)
@@ -236,8 +237,8 @@ class LocalReplica:
 
     def end(self, how: str) -> None:
         """Its process has ended: it rests before it is started again, if that is wanted."""
-        asked_to = self._stop_by is not None
-        self.was_cut_off = self.drains and not self._is_idle and not asked_to
+        asked_to = self._stop_by is not None or self.record.state is ReplicaState.STOPPING
+        self.was_cut_off = self.record.served and not self._is_idle and not asked_to
         well = asked_to or self._clock() - self._began > STEADY
         self._failures = 0 if well else self._failures + 1
         rest = 0.0 if well else backoff(self._failures)
