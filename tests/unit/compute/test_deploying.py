@@ -57,6 +57,16 @@ def test_what_a_pool_was_scaled_to_is_kept_until_its_compute_says_another_number
     assert len(plan_of(deployed(app(4), before=first, scale={NAME: 1})).replicas) == 1
 
 
+def test_what_its_load_left_with_nobody_has_somebody_again_where_nobody_follows_it() -> None:
+    followed = scaled(deployed(app(4), autoscale=Autoscale(0, 9)), {NAME: 0})
+    assert len(plan_of(deployed(app(4), before=followed)).replicas) == 4
+    assert plan_of(deployed(app(4), before=followed, scale={NAME: 0})).replicas == ()
+    few = scaled(followed, {NAME: 2})
+    assert len(plan_of(deployed(app(4), before=few)).replicas) == 2
+    by_hand = scaled(deployed(app(4)), {NAME: 0})
+    assert plan_of(deployed(app(4), before=by_hand)).replicas == ()
+
+
 @pytest.mark.parametrize(
     ("fields", "replicas"),
     [
@@ -123,6 +133,13 @@ def test_what_may_be_unwise_about_a_plan() -> None:
         AdviceCode.SINGLE_REGION,
     ]
     assert codes(planned(1)) == [AdviceCode.SINGLE_REPLICA, AdviceCode.EMPTY_REGION]
+
+
+def test_what_follows_its_load_is_not_told_to_be_scaled_by_hand() -> None:
+    [none] = advice(planned(0), follows=True)
+    assert none.text.endswith(f"up --scale {NAME}=1")
+    one, _ = advice(planned(1), follows=True)
+    assert one.text.endswith("--autoscale 2:N keeps two")
 
 
 def test_idle_processors_are_said_of_performance_ones_only() -> None:

@@ -25,7 +25,7 @@ from ganger.compute.store import WorkerUse
 from ganger_broker.deployments import Deployment
 from ganger_broker.errors import GangerError, InvalidInput, StoreError
 
-from .compute_given import Given, check_not_following, log_of, prepared, read_bounds, read_counts
+from .compute_given import Given, check_not_following, log_of, prepared, read_counts
 from .compute_text import (
     SILENT,
     begins_with,
@@ -117,6 +117,7 @@ def plan(
     """
     given = Given(broker_url, redis_url, prefix)
     made, known = prepared(given, target, deployment, on, scale, seed, option, slots=None)
+    made = awake(made)  # as `up` does
     intended = plan_of(made)
     uses: list[WorkerUse] = []
     change = None
@@ -124,7 +125,8 @@ def plan(
         uses = _uses(given, made.name) or []
         running = _running(given, made, intended)
         change = None if running is None else changes(intended, running)
-    found = advice(intended, uses, given.deployments() if known else {})
+    others = given.deployments() if known else {}
+    found = advice(intended, uses, others, follows=made.autoscale is not None)
     if as_json:
         print_json(plan_json(made, intended, change, found))
     else:
@@ -184,9 +186,9 @@ def up(
     Again it changes only what has changed: replicas that stay are left alone.
     """
     given = Given(broker_url, redis_url, prefix)
-    made, known = prepared(given, target, deployment, on, scale, seed, option, slots=slots)
-    if autoscale is not None:
-        made = replace(made, autoscale=read_bounds(autoscale))
+    made, known = prepared(
+        given, target, deployment, on, scale, seed, option, slots=slots, autoscale=autoscale
+    )
     made = awake(made)
     adapter, intended = given.adapter(made), plan_of(made)
     if made.on != "local" and not apply:

@@ -22,7 +22,7 @@ from .loading import load
 from .printing import say
 from .work import DEFAULT_SLOTS
 
-__all__ = ["Given", "check_not_following", "log_of", "prepared", "read_bounds", "read_counts"]
+__all__ = ["Given", "check_not_following", "log_of", "prepared", "read_counts"]
 
 T = TypeVar("T")
 
@@ -115,6 +115,7 @@ def prepared(
     option: Iterable[str] | None,
     *,
     slots: int | None,
+    autoscale: str | None = None,
 ) -> tuple[Deployment, bool]:
     """The deployment of an app as it is to be, and whether it is known what there was."""
     is_named = name is not None
@@ -141,7 +142,7 @@ def prepared(
         before=before,
         seed=seed,
         scale=read_counts(scale or [], "--scale"),
-        autoscale=None if before is None else before.autoscale,
+        autoscale=_bounds(autoscale, before),
         options={**(before.options if before is not None else {}), **options},
     )
     return made, known
@@ -169,6 +170,12 @@ def _slots(slots: int | None, before: Deployment | None) -> int:
     if not 1 <= slots <= MAX_SLOTS:
         raise InvalidInput(f"--slots: {slots} must be from 1 to {MAX_SLOTS:,}")
     return slots
+
+
+def _bounds(text: str | None, before: Deployment | None) -> Autoscale | None:
+    if text is not None:
+        return _read_bounds(text)
+    return None if before is None else before.autoscale
 
 
 def _app(target: str) -> Ganger:
@@ -239,7 +246,7 @@ def read_counts(given: Iterable[str], place: str) -> dict[str, int]:
     return counts
 
 
-def read_bounds(text: str) -> Autoscale | None:
+def _read_bounds(text: str) -> Autoscale | None:
     if text == "off":
         return None
     least, colon, most = text.partition(":")

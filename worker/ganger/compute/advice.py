@@ -51,13 +51,15 @@ def advice(
     plan: Plan,
     uses: Iterable[WorkerUse] = (),
     deployments: Mapping[str, Deployment] = MappingProxyType({}),
+    *,
+    follows: bool = False,
 ) -> list[Advice]:
     """What to change about a plan; ``uses``: what its live workers use of their machines,
-    ``deployments``: all that are known."""
+    ``deployments``: all that are known. ``follows``: the load says how many replicas there are."""
     uses = list(uses)
     found: list[Advice] = []
     for pool in plan.pools:
-        found += _of_size(pool)
+        found += _of_size(pool, follows=follows)
         found += _of_use(pool, [use for use in uses if use.pool == pool.pool.name])
     found += shared_pools(plan, deployments)
     if plan.unpooled:
@@ -88,15 +90,17 @@ def shared_pools(plan: Plan, deployments: Mapping[str, Deployment]) -> list[Advi
     return found
 
 
-def _of_size(planned: PoolPlan) -> Iterable[Advice]:
+def _of_size(planned: PoolPlan, *, follows: bool) -> Iterable[Advice]:
     name, compute, count = planned.pool.name, planned.pool.compute, len(planned.replicas)
     regions = ", ".join(compute.regions)
     if count == 0:
-        text = "it has no replicas, so its steps wait; scale it, or raise num_replicas"
+        more = f"up --scale {name}=1" if follows else "scale it, or raise num_replicas"
+        text = f"it has no replicas, so its steps wait; {more}"
         yield Advice(name, AdviceCode.NO_REPLICAS, text)
         return
     if count == 1:
-        text = "it has 1 replica: while that restarts, its steps wait; num_replicas=2 or more"
+        more = "--autoscale 2:N keeps two" if follows else "num_replicas=2 or more"
+        text = f"it has 1 replica: while that restarts, its steps wait; {more}"
         yield Advice(name, AdviceCode.SINGLE_REPLICA, text)
     if len(compute.regions) == 1:
         text = f"it is in {regions} only: while that is away, its steps wait; name a second region"

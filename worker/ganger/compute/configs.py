@@ -1,6 +1,6 @@
 """``Compute``: what machine the workers of a step run on, checked where it is written."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
@@ -60,7 +60,7 @@ class Compute(BaseModel):
         cpus: int = _LEFT_OUT,
         memory_mb: int = _LEFT_OUT,
         num_replicas: int = 1,
-        regions: Iterable[str] = _LEFT_OUT,
+        regions: Collection[str] = _LEFT_OUT,
         **others: Any,
     ) -> None:
         given = {
@@ -102,7 +102,7 @@ class Compute(BaseModel):
     @field_validator("regions", mode="before")
     @classmethod
     def _are_regions(cls, given: Any) -> tuple[str, ...]:
-        if isinstance(given, str) or not isinstance(given, list | tuple | set | frozenset):
+        if not isinstance(given, Collection) or isinstance(given, str | bytes | Mapping):
             raise ValueError(f"{given!r} must be a list of regions, such as ['fra', 'iad']")
         if not given:
             raise ValueError("must name at least one region")

@@ -55,7 +55,8 @@ def deployment_of(
     """The deployment of an app's pools under this name.
 
     Of what is deployed ``before``, the seed stays, and so does the number of replicas that a
-    pool was scaled to, unless its ``Compute`` says another number since.
+    pool was scaled to, unless its ``Compute`` says another number since, or it was its load that
+    left it with none and nobody follows that any more.
 
     Raises:
         InvalidWorkflow: no step of it has compute.
@@ -80,7 +81,7 @@ def deployment_of(
         pools,
         _unpooled(app),
         folder,
-        {**_kept_scale(before, pools), **(scale or {})},
+        {**_kept_scale(before, pools, autoscale), **(scale or {})},
         autoscale,
         dict(options or {}),
         asked_at=now,
@@ -90,14 +91,19 @@ def deployment_of(
     return made
 
 
-def _kept_scale(before: Deployment | None, pools: Mapping[str, PoolRecord]) -> dict[str, int]:
-    """What pools were scaled to, but for those whose ``Compute`` says another number since."""
+def _kept_scale(
+    before: Deployment | None, pools: Mapping[str, PoolRecord], autoscale: Autoscale | None
+) -> dict[str, int]:
+    """What pools were scaled to and still are."""
     if before is None:
         return {}
+    is_over = before.autoscale is not None and autoscale is None
     return {
         pool: count
         for pool, count in before.scale.items()
-        if pool in pools and before.pools[pool].num_replicas == pools[pool].num_replicas
+        if pool in pools
+        and before.pools[pool].num_replicas == pools[pool].num_replicas
+        and (count or not is_over)
     }
 
 
