@@ -15,7 +15,7 @@ from ganger_broker.deployments import PoolLoad
 from ganger_broker.pool_labels import POOL
 
 from .effects import DropPool, StorePool
-from .records import Worker
+from .records import Worker, WorkerState
 from .scaling import Wanted, follow
 from .state import State
 
@@ -29,15 +29,18 @@ to nothing over night still knows in the morning how many slots its replicas hav
 
 
 class Pool:
-    """What is known of a pool: its load as it is stored, and what that wants."""
+    """What is known of a pool: its load as it is stored, and what that wants. ``let_go``: workers
+    that were paused, which is no more than whoever keeps them has said; resumed, because another
+    one is away, they do not come unasked."""
 
-    __slots__ = ("idle_since", "load", "looked_at", "wanted")
+    __slots__ = ("idle_since", "let_go", "load", "looked_at", "wanted")
 
     def __init__(self, load: PoolLoad, looked_at: int) -> None:
         self.load = load
         self.wanted = Wanted(load.wanted)
         self.looked_at = looked_at
         self.idle_since: int | None = None
+        self.let_go: set[str] = set()
 
 
 def restore(state: State, stored: Mapping[str, PoolLoad]) -> None:
@@ -95,13 +98,17 @@ def _look_at(state: State, name: str, workers: list[Worker], pending: int) -> No
     state.pools[name] = pool
     there = [worker for worker in workers if worker.is_open]
     load = _measured(pool, there, pending, state.now)
+    pool.let_go = {
+        each.id for each in workers if each.state is WorkerState.PAUSED or each.id in pool.let_go
+    }
+    come = sum(worker.id not in pool.let_go for worker in there)
     came_and_went = any(worker.given_at >= pool.looked_at for worker in there)
     pool.wanted = follow(
         state.policy.scaling,
         pool.wanted,
         demand=max(load.used + pending, int(came_and_went)),
         slots_each=load.slots_each,
-        come=load.workers if load.workers > pool.load.workers else 0,
+        come=come if load.workers > pool.load.workers else 0,
         now=state.now,
     )
     pool.looked_at = state.now

@@ -4,6 +4,7 @@ from typing import Any
 
 from ganger_broker.definitions import RateLimit, StepDefinition, StickyStrategy, WorkflowDefinition
 from ganger_broker.deployments import PoolLoad
+from ganger_broker.messages import WorkerPaused, WorkerResumed
 from ganger_broker.pool_labels import POOL
 from ganger_dispatcher.core.effects import DropPool, StorePool
 from ganger_dispatcher.core.scaling import Scaling
@@ -119,6 +120,26 @@ def test_a_pool_that_starts_is_not_told_to_shrink() -> None:
     assert seen(made) == (5, 10, 0, 0, 5)
     made.wait(12, *"abcde")
     assert seen(made) == (5, 10, 0, 0, 0)
+
+
+def test_workers_that_are_resumed_while_another_is_away_do_not_come_unasked() -> None:
+    made = world("a", "b", "c")
+    made.wait(13, "a", "b", "c")
+    made.trigger("x")
+    made.wait(1, "a", "b", "c")
+    assert seen(made) == (3, 6, 1, 0, 1)
+    for name in "bc":
+        made.tell(WorkerPaused(name, made.incarnations[name]))
+    made.wait(1, "a", "b", "c")
+    assert seen(made) == (1, 2, 1, 0, 1)
+    made.leave("a")
+    for name in "bc":
+        made.tell(WorkerResumed(name, made.incarnations[name]))
+    made.wait(1, "b", "c")
+    assert seen(made) == (2, 4, 1, 0, 1)
+    made.join("a", {POOL: "p"}, workflows=[FLOW], slots=2)
+    made.wait(1, "a", "b", "c")
+    assert seen(made) == (3, 6, 1, 0, 1)
 
 
 def test_steps_that_no_other_worker_would_help_are_no_demand() -> None:
