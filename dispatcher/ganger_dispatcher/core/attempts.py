@@ -20,7 +20,7 @@ from ganger_broker.messages import (
 
 from .effects import Assign, Count, Note, StoreStep
 from .facts import AssignmentImpossible
-from .placing import assignment, make_pending, match, release
+from .placing import assignment, make_pending, release
 from .progress import end_step, tell_to_stop
 from .records import Run, StepRun, Worker, attempt_id, split_attempt, step_run_id
 from .state import State
@@ -134,12 +134,11 @@ def timed_out(state: State, attempt: str) -> None:
 
 
 def finished(state: State, event: StepFinished, worker: Worker) -> None:
-    """The attempt ended: its slot goes to the step whose turn it is, then its outcome counts."""
+    """The attempt ended: its outcome counts, then its slot goes to the step whose turn it is."""
     if event.attempt not in worker.attempts:
         return  # said before, or taken from this worker since
     if not event.lingers:
         release(state, worker, event.attempt)
-        match(state, worker)
     found = _current(state, event.attempt)
     if found is None:
         return
@@ -159,7 +158,6 @@ def released(state: State, event: StepReleased, worker: Worker) -> None:
     """An attempt whose end was told before has stopped now: its slot is free."""
     if event.attempt in worker.attempts and not is_current(state, event.attempt):
         release(state, worker, event.attempt)
-        match(state, worker)
 
 
 # ── trying again ──────────────────────────────────────────────────────────────────────
@@ -253,7 +251,6 @@ def impossible(state: State, fact: AssignmentImpossible) -> None:
     worker = state.workers.get(fact.worker)
     if worker is not None and fact.attempt in worker.attempts:
         release(state, worker, fact.attempt)
-        match(state, worker)
     found = _current(state, fact.attempt)
     if found is not None and found[2].status is StepStatus.ASSIGNED:
         run, name, _ = found

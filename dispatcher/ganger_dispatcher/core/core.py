@@ -146,6 +146,7 @@ class Core:
         while state.orphans or state.vacated:
             triggers.cancel_orphans(state)
             concurrency.admit_waiting(state)
+        placing.fill(state)
         while state.look_again:
             placing.look_again(state)
         return state.effects

@@ -31,6 +31,7 @@ from .versions import as_defined
 
 __all__ = [
     "assignment",
+    "fill",
     "hold",
     "is_patient",
     "is_waiting",
@@ -79,6 +80,7 @@ def place(state: State, run: Run, name: str, *, in_turn: str | None = None) -> N
     ``in_turn``: key of a rate limit in which it overtakes nobody who waits for it.
     """
     has_room(state, run, name)
+    _after_those_before(state, run, name)
     if may_repin(state, run):
         unpin(state, run)
     may_move = follow_pool(state, run, name)
@@ -110,6 +112,22 @@ def place(state: State, run: Run, name: str, *, in_turn: str | None = None) -> N
     if own is not None or (may_move and state.placement.anyone(plain(full))):
         state.patient[step_run_id(run.id, name)] = plain(full)
     _add_to_backlog(state, run, name, plain(full))
+
+
+def _after_those_before(state: State, run: Run, name: str) -> None:
+    """Those that waited, and whose turn is before this step's, get the slots that are free now."""
+    turn = state.turn(run.header.priority, run.steps[name].pending_since or state.now)
+    for worker in state.room:
+        if worker in state.workers:
+            match(state, state.workers[worker], until=turn)
+
+
+def fill(state: State) -> None:
+    """All that the fact makes pending is so: what room there is goes to those whose turn it is."""
+    room, state.room = state.room, {}
+    for worker in room:
+        if worker in state.workers:
+            match(state, state.workers[worker])
 
 
 def _by_its_definition(state: State, run: Run, full: Requirement) -> Requirement | None:
@@ -229,10 +247,13 @@ def repin(state: State, worker: str) -> None:
             _place_anew(state, step_run)
 
 
-def match(state: State, worker: Worker) -> None:
-    """The worker changed: give it the pending steps that it can take now."""
+def match(state: State, worker: Worker, *, until: int | None = None) -> None:
+    """The worker changed: give it the pending steps that it can take now; those only whose turn
+    is not after ``until``."""
     placement = state.placement
     while (turn := placement.next_for(worker.id)) is not None:
+        if until is not None and turn.turn > until:
+            return
         leave_backlog(state, turn.step_run)
         run_id, _, name = turn.step_run.partition("/")
         if not held_back(state, state.runs[run_id], name):
@@ -321,7 +342,8 @@ def hold(state: State, worker: Worker, attempt: str) -> None:
 
 
 def release(state: State, worker: Worker, attempt: str) -> None:
-    """The worker holds the attempt no more; call ``match`` when all else is settled."""
+    """The worker holds the attempt no more; its slot is given away by ``fill``, when what becomes
+    of the attempt is settled: what follows from it may have its turn before others."""
     del worker.attempts[attempt]
     waits = worker.waits.pop(attempt, None)
     if waits is not None:
@@ -330,6 +352,7 @@ def release(state: State, worker: Worker, attempt: str) -> None:
         state.placement.release(worker.id)
     if worker.coming.pop(attempt, None) is not None:
         expect(state, worker)
+    state.room[worker.id] = None
     state.emit(
         ReleaseAttempt(worker.id, attempt),
         _load(worker),

@@ -87,13 +87,14 @@ class State:
     ``now`` is the time of the fact being handled, ms; effects gather in ``effects``;
     ``ended`` has the runs that ended in this batch, which nobody else knows of yet;
     ``children`` those that live runs have spawned, each with the step that did, ``orphans`` those
-    to cancel, as the run that spawned them did not succeed; ``patient`` pending steps that wait
-    for a worker they prefer, and what they require meanwhile; ``look_again`` whether for some of
-    them there may be nobody any more; ``rates`` the rate limits by key, ``limited`` pending steps
-    that wait for one, with its key and their number there; ``groups`` the runs that concurrency
-    limits, ``lines`` those of them that wait, ``vacated`` groups in which there is room again;
-    ``sequence`` numbers what waits; ``schedules`` runs by the clock, by id; ``pools`` what pools of
-    workers have to do, by label, ``pools_watched`` whether they are looked at.
+    to cancel, as the run that spawned them did not succeed; ``room`` workers that may have slots
+    for what waits, or for what the fact being handled makes pending; ``patient`` pending steps that
+    wait for a worker they prefer, and what they require meanwhile; ``look_again`` whether for some
+    of them there may be nobody any more; ``rates`` the rate limits by key, ``limited`` pending
+    steps that wait for one, with its key and their number there; ``groups`` the runs that
+    concurrency limits, ``lines`` those of them that wait, ``vacated`` groups in which there is room
+    again; ``sequence`` numbers what waits; ``schedules`` runs by the clock, by id; ``pools`` what
+    pools of workers have to do, by label, ``pools_watched`` whether they are looked at.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -114,6 +115,7 @@ class State:
         self.ended: dict[str, RunResult] = {}
         self.children: dict[str, dict[str, str]] = {}
         self.orphans: list[str] = []
+        self.room: dict[str, None] = {}
         self.patient: dict[str, Requirement] = {}
         self.look_again = False
         self.rates: dict[str, Rate] = {}

@@ -138,7 +138,7 @@ def registered(state: State, event: WorkerRegistered) -> None:
     register_limits(state, event)
     fresh = register_workflows(state, event)
     tell_apart(state, several | choose_newest(state, before | set(worker.workflows)))
-    match(state, worker)
+    state.room[worker.id] = None
     for attempt in lost:
         attempt_lost(state, attempt)
     for name in fresh:
@@ -221,10 +221,8 @@ def heartbeat(state: State, event: Heartbeat, worker: Worker) -> None:
             hold(state, worker, attempt)
         if not is_current(state, attempt):
             state.emit(Tell(worker.id, CancelAttempt(attempt, "it does not count any more")))
-    if gone:
-        match(state, worker)
-        for attempt in gone:
-            attempt_lost(state, attempt)
+    for attempt in gone:
+        attempt_lost(state, attempt)
 
 
 def labels_changed(state: State, event: LabelsChanged, worker: Worker) -> None:
@@ -378,6 +376,4 @@ def returned(state: State, fact: AssignmentReturned) -> None:
         release(state, worker, fact.attempt)
         if fact.no_queue and worker.state in _REACHABLE and given >= worker.registered_at:
             _close(state, worker, WorkerState.UNREACHABLE)
-        else:
-            match(state, worker)
     attempt_returned(state, fact.attempt)
