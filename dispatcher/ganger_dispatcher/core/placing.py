@@ -26,7 +26,7 @@ from .rates import blocked_by, count_on, has_room, held_back, look_at, next_wait
 from .records import Run, StepRun, Worker, attempt_id, step_run_id
 from .state import State
 from .states import Change, StepStatus, after
-from .sticky import may_repin, pin, preferred, requirement_of, unpin
+from .sticky import LENT_WITHIN, may_repin, pin, preferred, requirement_of, soon_lent, unpin
 from .versions import as_defined
 
 __all__ = [
@@ -91,10 +91,13 @@ def place(state: State, run: Run, name: str, *, in_turn: str | None = None) -> N
     if prefer is not None and state.placement.can_take(prefer, plain(full)):
         _give(state, run, name, prefer, in_turn=in_turn)
         return
-    if stages(full) and held_back(state, run, name, in_turn=in_turn):
+    rather = stages(full)
+    if soon_lent(state, run, name, prefer):
+        rather = ((LENT_WITHIN, replace(plain(full), worker=prefer)), *rather)
+    if rather and held_back(state, run, name, in_turn=in_turn):
         return  # it does not wait for workers meanwhile
     since = run.steps[name].waits_since or state.now
-    for lasts, strict in stages(full):
+    for lasts, strict in rather:
         if since + lasts > state.waiting_now:
             worker = state.placement.choose(strict, prefer)
             if worker is not None:

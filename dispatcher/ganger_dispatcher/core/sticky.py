@@ -13,7 +13,19 @@ from .records import Run, RunHeader
 from .state import State
 from .states import StepStatus
 
-__all__ = ["bound", "may_repin", "pin", "preferred", "requirement_of", "unpin"]
+__all__ = [
+    "LENT_WITHIN",
+    "bound",
+    "may_repin",
+    "pin",
+    "preferred",
+    "requirement_of",
+    "soon_lent",
+    "unpin",
+]
+
+LENT_WITHIN = 500
+"""Milliseconds that a child waits for its parent to say that it waits for it."""
 
 
 def requirement_of(run: Run, name: str) -> Requirement:
@@ -50,6 +62,19 @@ def preferred(run: Run, name: str) -> str | None:
         return None
     last = max(before, key=lambda step: step.finished_at or 0, default=None)
     return last.worker if last is not None else None
+
+
+def soon_lent(state: State, run: Run, name: str, prefer: str | None) -> bool:
+    """Whether a child's first step is to be on the worker of the step that spawned it, which has
+    its slot still. That most likely waits for the child next, and lends it the slot; its word for
+    that may come after the child, by another queue."""
+    definition = run.definitions[name]
+    if prefer is None or definition.parents or definition is run.workflow.on_failure:
+        return False
+    if prefer not in state.workers or _strategy(run) is StickyStrategy.HARD:
+        return False
+    worker, parent = state.workers[prefer], f"{run.header.parent}/"
+    return any(a.startswith(parent) and not worker.waits.get(a, 0) % 2 for a in worker.attempts)
 
 
 def _strategy(run: Run) -> StickyStrategy | None:

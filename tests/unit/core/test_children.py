@@ -1,5 +1,7 @@
 """Runs that steps spawn: whose they are, where they go, and the slot of a step that waits."""
 
+import pytest
+
 from ganger_broker.definitions import StepDefinition, StickyStrategy, WorkflowDefinition
 from ganger_broker.messages import CancelRun, Outcome, RunResult, RunStatus
 from ganger_broker.messages import Trigger as TriggerMessage
@@ -159,9 +161,42 @@ def test_a_sticky_child_goes_to_its_parents_worker() -> None:
         assert placed(sticky)[0] == "a"
 
 
-def test_when_that_worker_is_full_a_hard_child_waits_and_a_soft_one_does_not() -> None:
-    assert placed(None, slots=1)[0] == "b"
-    assert placed(StickyStrategy.SOFT, slots=1)[0] == "b"
+@pytest.mark.parametrize("sticky", [None, StickyStrategy.SOFT])
+def test_a_soft_child_has_the_slot_that_its_parent_lends_it_though_it_comes_first(
+    sticky: StickyStrategy | None,
+) -> None:
+    where, world = placed(sticky, slots=1)
+    assert where is None
+    assert assigned(world.waits("r/s/1", 1)) == [("c/s/1", "a")]
+
+
+@pytest.mark.parametrize("sticky", [None, StickyStrategy.SOFT])
+def test_a_soft_child_goes_elsewhere_where_its_parent_does_not_wait_for_it(
+    sticky: StickyStrategy | None,
+) -> None:
+    _, world = placed(sticky, slots=1)
+    assert assigned(world.wait(0.4)) == []
+    assert assigned(world.wait(0.1)) == [("c/s/1", "b")]
+    _, world = placed(sticky, slots=1)
+    assert assigned(world.finish("r/s/1", "a")) == [("c/s/1", "a")]
+    _, world = placed(sticky, slots=1)
+    child = one_step("child")
+    child.sticky = sticky
+    world.leave("b")  # r is given to one of the others, and c to the other
+    for name in ("x", "y"):
+        world.join(name, workflows=[one_step(), child])
+    assert [attempt for attempt, _ in assigned(world.leave("a"))] == ["r/s/2", "c/s/1"]
+
+
+def test_a_soft_child_waits_for_nobody_where_the_slot_is_another_ones() -> None:
+    _, world = placed(None, slots=1)
+    assert assigned(world.waits("r/s/1", 1)) == [("c/s/1", "a")]
+    assert assigned(spawn(world, "d", sticky_to="a")) == [("d/s/1", "b")]
+    _, world = placed(None, slots=1)
+    assert assigned(spawn(world, "e", "nobody/s", sticky_to="a")) == [("e/s/1", "b")]
+
+
+def test_when_that_worker_is_full_a_hard_child_waits() -> None:
     where, world = placed(StickyStrategy.HARD, slots=1)
     assert where is None
     assert assigned(world.finish("r/s/1", "a")) == [("c/s/1", "a")]

@@ -76,7 +76,7 @@ class CoreMachine(Shell):
                 flows = ["plain", "tree", "dag"] if number > 1 else ["plain", "dag"]
                 self.join(worker, {"gpu": number}, number, flows, 0, False, False)
         for run, flow in zip(RUNS, ["plain", "dag", "tree", "dag"], strict=False):
-            self.trigger(run, flow, 1, {}, "p", None, "x")
+            self.trigger(run, flow, 1, {}, "p", None, None, "x")
 
     # ── programs ──────────────────────────────────────────────────────────────────────
 
@@ -87,6 +87,7 @@ class CoreMachine(Shell):
         desired=WISHES,
         reply=st.sampled_from(["p", "q"]),
         parent=st.sampled_from([None, None, *(f"{r}/{s}" for r in RUNS for s in ("a", "oops"))]),
+        stays=st.sampled_from([None, *WORKERS]),
         key=KEYS,
     )
     def trigger(
@@ -97,6 +98,7 @@ class CoreMachine(Shell):
         desired: Any,
         reply: str,
         parent: str | None,
+        stays: str | None,
         key: str,
     ) -> None:
         state = self.core.state
@@ -111,6 +113,7 @@ class CoreMachine(Shell):
             priority=priority,
             desired_worker_labels=dict(desired),
             parent=parent,
+            sticky_to=parent and stays,
         )
         self.ask(TriggerReceived(trigger, run, address(reply)))
 
@@ -299,11 +302,19 @@ class CoreMachine(Shell):
             self.wait(22, True)
 
     @precondition(lambda self: self.attempts(StepStatus.RUNNING) and self.unused())
-    @rule(data=st.data(), flow=st.sampled_from(["dag", "plain"]), cancel=st.booleans())
-    def spawn(self, data: st.DataObject, flow: str, cancel: bool) -> None:
+    @rule(
+        data=st.data(),
+        flow=st.sampled_from(["dag", "plain"]),
+        stays=st.booleans(),
+        cancel=st.booleans(),
+    )
+    def spawn(self, data: st.DataObject, flow: str, stays: bool, cancel: bool) -> None:
         """A step that runs has a child; some of them are cancelled with their parent."""
         parent = data.draw(st.sampled_from(self.attempts(StepStatus.RUNNING))).rpartition("/")[0]
-        self.trigger(data.draw(st.sampled_from(self.unused())), flow, 1, {}, "p", parent, "x")
+        run, _, name = parent.partition("/")
+        worker = self.core.state.runs[run].steps[name].worker if stays else None
+        child = data.draw(st.sampled_from(self.unused()))
+        self.trigger(child, flow, 1, {}, "p", parent, worker, "x")
         if cancel:
             self.cancel(parent.partition("/")[0])
 
@@ -312,7 +323,7 @@ class CoreMachine(Shell):
     def queue_up(self, raised: bool, flow: str, last: str) -> None:
         """Several runs of one key, and another limit while some of them wait."""
         for run, key in zip(self.unused(), ["x", "x", last], strict=False):
-            self.trigger(run, flow, 1, {}, "p", None, key)
+            self.trigger(run, flow, 1, {}, "p", None, None, key)
         if raised:
             self.join(WORKERS[0], {"gpu": 1}, 3, ["queued", "dag"], 1, False, False)
 
@@ -322,7 +333,7 @@ class CoreMachine(Shell):
         """Several runs that wait for the same limits, some of them for two."""
         self.join(WORKERS[0], {"gpu": 1}, 9, [*sorted(FLOWS), "dag"], 0, False, False)
         for run, flow in zip(self.unused(), flows, strict=False):
-            self.trigger(run, flow, 1, {}, "p", None, run)
+            self.trigger(run, flow, 1, {}, "p", None, None, run)
             self.wait(1, True)
         self.wait(seconds, True)
 

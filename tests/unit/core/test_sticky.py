@@ -217,7 +217,8 @@ def test_repin_moves_steps_that_were_waiting_for_the_worker() -> None:
     assert assigned(world.leave("one")) == [("next/a/2", "two")]
     assert world.stored.headers["r"].pinned is None
     assert assigned(world.finish("next/a/2", "two")) == [("next/b/1", "two")]
-    assert assigned(world.finish("next/b/1", "two")) == [("r/b/1", "two")]
+    assert assigned(world.finish("next/b/1", "two")) == [("next/c/1", "two")]
+    assert assigned(world.finish("next/c/1", "two")) == [("r/b/1", "two")]
     assert {world.stored.headers[run].pinned for run in ("r", "next")} == {"two"}
 
 
