@@ -15,6 +15,7 @@ from ganger_broker.messages import RunError
 
 from .core.patience import stages
 from .core.records import Held, RunHeader, StepRun, Worker, WorkerState, attempt_id
+from .core.states import StepStatus
 from .core.sticky import bound
 from .core.versions import actions_of, as_defined
 from .explanation import Explanation, Verdict, explain, verdict
@@ -100,6 +101,7 @@ async def explain_step(store: RedisStore, name: str, now: int | None = None) -> 
         patient_until=patient_until,
         waits_for=step_run.waits_for
         or header.queued
+        or await _parents(store, run_id, header, step)
         or _waits_for(workers, step_run, attempt_id(run_id, step, step_run.attempt)),
         desired_worker_labels=step_run.desired_worker_labels,
         worker=step_run.worker,
@@ -123,6 +125,20 @@ def _held(held: Held, name: str) -> StepExplanation:
         waits_for=f"a worker with the workflow {held.trigger.workflow!r}; none has registered it",
         held_until=held.until,
     )
+
+
+async def _parents(store: RedisStore, run_id: str, header: RunHeader, step: str) -> str | None:
+    """The parents that a step waits for, each with its status."""
+    found = await store.run(run_id)
+    steps = {} if found is None else found[1]
+    if step not in steps or steps[step].status is not StepStatus.WAITING:
+        return None
+    definition = await store.definition(header.workflow, header.definition)
+    every = () if definition is None else definition.every_step()
+    parents = [parent for each in every if each.name == step for parent in each.parents]
+    undone = [p for p in parents if steps[p].status is not StepStatus.SUCCEEDED]
+    named = ", ".join(f"{run_id}/{parent} ({steps[parent].status})" for parent in undone)
+    return f"its parents: {named}" if named else None
 
 
 def _waits_for(workers: list[Worker], step_run: StepRun, attempt: AttemptId) -> str | None:

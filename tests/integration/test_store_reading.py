@@ -306,6 +306,23 @@ async def test_a_step_that_is_patient_is_not_about_to_be_placed(place: Place) ->
     assert [worker["id"] for worker in explanation.workers] == ["warm", "cold"]
 
 
+async def test_a_step_that_waits_for_its_parents_says_which(place: Place) -> None:
+    joins = StepDefinition("join", parents=["a", "b", "c"])
+    steps = [*(StepDefinition(name) for name in "abc"), joins]
+    world = World()
+    await place.commit(
+        *world.join("one", workflows=[WorkflowDefinition("w", steps)], slots=2),
+        *world.trigger("r"),
+        *world.finish("r/a/1", "one"),
+        *world.start("r/c/1", "one"),
+    )
+    explanation = await explain_step(place.store, "r/join")
+    assert (explanation.status, explanation.verdict) == ("waiting", None)
+    assert explanation.waits_for == "its parents: r/b (assigned), r/c (running)"
+    await place.commit(*world.finish("r/b/1", "one"), *world.finish("r/c/1", "one"))
+    assert (await explain_step(place.store, "r/join")).waits_for is None
+
+
 async def test_a_step_that_does_not_wait_has_no_verdict(place: Place) -> None:
     await pending_on_gpu(place)
     explanation = await explain_step(place.store, "r1/s/1")

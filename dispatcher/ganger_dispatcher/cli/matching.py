@@ -122,8 +122,8 @@ def _explain_text(found: StepExplanation) -> str:
         text += f"\nit waits for {found.waits_for}"
         return f"{text}\nit is held until {until} (GANGER_HOLD), and dead-lettered then"
     if found.waits_for is not None:
-        runs = found.status in (StepStatus.ASSIGNED, StepStatus.RUNNING)
-        turn = "it waits for" if runs else "not now, it waits for its turn:"
+        of_others = (StepStatus.WAITING, StepStatus.ASSIGNED, StepStatus.RUNNING)
+        turn = "it waits for" if found.status in of_others else "not now, it waits for its turn:"
         return f"{text}\n{turn} {found.waits_for}"
     if found.verdict is None:
         return text

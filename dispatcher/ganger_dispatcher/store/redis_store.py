@@ -267,6 +267,12 @@ class RedisStore:
         key = self._keys.run(run_id)
         return readable(key, partial(read_run, found[run_id])) if run_id in found else None
 
+    async def definition(self, workflow: str, digest: str) -> WorkflowDefinition | None:
+        """The definition of a workflow that runs began with."""
+        key = self._keys.workflow(workflow)
+        text = await asked(self._redis.hget(key, f"definition:{digest}"))
+        return None if text is None else readable(key, partial(_definition, text))
+
     async def held(self) -> list[Held]:
         """The triggers that wait for their workflow, those that are given up first before."""
         held = await self._values(self._keys.held, Held)
