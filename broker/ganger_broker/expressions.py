@@ -34,6 +34,7 @@ def check_expression(expression: object, place: str) -> str:
         parsed = jmespath.compile(expression).parsed
     except (JMESPathError, RecursionError) as exc:
         first, *_ = str(exc).splitlines() or ["it cannot be read"]
+        first = first.removesuffix(", for expression:").rstrip(":")  # which is said already
         raise InvalidInput(f"{place}: {expression!r} is no JMESPath expression: {first}") from exc
     for function, count in _calls_in(parsed):
         problem = _call_problem(function, count)

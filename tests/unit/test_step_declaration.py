@@ -74,7 +74,7 @@ def test_a_bad_desired_label_is_refused_with_step_and_key() -> None:
 def test_labels_that_a_step_sets_are_checked_where_they_are_given() -> None:
     with pytest.raises(InvalidLabel, match=r"step 'walk': sets_labels\.model: None must be"):
         step(sets_labels={"model": None})()
-    with pytest.raises(InvalidInput, match=r"from_input: 'a\[' is no JMESPath expression: "):
+    with pytest.raises(InvalidInput, match=r"from_input: 'a\[' is no JMESPath expression: .*[^:]$"):
         from_input("a[")
     with pytest.raises(InvalidInput, match="from_input: 7 must be a JMESPath expression"):
         from_input(7)  # type: ignore[arg-type]

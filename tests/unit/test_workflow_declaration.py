@@ -427,7 +427,7 @@ def test_there_is_one_step_for_failures_and_it_needs_another() -> None:
     for cls, said in [
         (Two, "has more than one on_failure_step: 'oops' and 'again'"),
         (Same, "has two steps named 'first'"),
-        (Parent, "there is no step 'oops'"),
+        (Parent, "'oops' runs when a step has failed, and is nobody's parent"),
         (Alone, "has no steps"),
     ]:
         with pytest.raises(InvalidWorkflow, match=said):

@@ -28,7 +28,11 @@ def checked_crons(given: Any, place: str) -> list[Cron]:
     crons = in_order(given)
     if len(crons) > MAX_CRONS:
         raise InvalidWorkflow(f"{place}: at most {MAX_CRONS}, these are {len(crons)}")
-    return [_checked(cron, f"{place}[{at}]") for at, cron in enumerate(crons)]
+    checked = [_checked(cron, f"{place}[{at}]") for at, cron in enumerate(crons)]
+    for at, cron in enumerate(checked):
+        if cron in checked[:at]:
+            raise InvalidWorkflow(f"{place}[{at}]: {cron.expression!r} is there twice")
+    return checked
 
 
 def _checked(given: Any, place: str) -> Cron:

@@ -112,7 +112,8 @@ def declare_workflow(
         default = seconds_of(schedule_timeout, f"{place}: schedule_timeout")
         steps = _steps_of(cls, place)
         own = [step for _, step in steps if not step.on_failure]
-        _check_dag(own, place)
+        failing = [step for _, step in steps if step.on_failure]
+        _check_dag(own, failing, place)
         _check_own(cls, own, place)
         checked_compute(compute, place)
 
@@ -121,7 +122,7 @@ def declare_workflow(
             pool = None if machine is None else pools.name_of(machine)
             return step_definition(step, default, pool)
 
-        failure = _failure_step([step for _, step in steps], place)
+        failure = _failure_step(failing, own, place)
         definition = WorkflowDefinition(
             given,
             [defined(step) for step in own],
@@ -254,7 +255,7 @@ def _choice(kind: type[E], given: object, place: str) -> E:
         raise InvalidWorkflow(f"{place}: {quoted(given)} must be {choices}") from exc
 
 
-def _check_dag(steps: Sequence[Step], place: str) -> None:
+def _check_dag(steps: Sequence[Step], failing: Sequence[Step], place: str) -> None:
     if not steps:
         raise InvalidWorkflow(f"{place}: has no steps; decorate a method with @app.step()")
     names = [step.name for step in steps]
@@ -263,11 +264,12 @@ def _check_dag(steps: Sequence[Step], place: str) -> None:
             raise InvalidWorkflow(f"{place}: has two steps named {name!r}")
     for step in steps:
         for parent in step.parents:
-            if parent not in names:
-                raise InvalidWorkflow(
-                    f"{place}: step {step.name!r}: parents: there is no step {parent!r}; "
-                    f"there are {', '.join(names)}"
-                )
+            if parent in names:
+                continue
+            why = f"there is no step {parent!r}; there are {', '.join(names)}"
+            if any(parent == each.name for each in failing):
+                why = f"{parent!r} runs when a step has failed, and is nobody's parent"
+            raise InvalidWorkflow(f"{place}: step {step.name!r}: parents: {why}")
     try:
         TopologicalSorter({step.name: step.parents for step in steps}).prepare()
     except CycleError as exc:
@@ -304,12 +306,11 @@ def _check_sticky(definition: WorkflowDefinition, place: str) -> None:
         )
 
 
-def _failure_step(steps: Sequence[Step], place: str) -> Step | None:
-    found = [step for step in steps if step.on_failure]
+def _failure_step(found: Sequence[Step], others: Sequence[Step], place: str) -> Step | None:
     if len(found) > 1:
         names = " and ".join(repr(step.name) for step in found)
         raise InvalidWorkflow(f"{place}: has more than one on_failure_step: {names}")
     for step in found:
-        if any(step.name == other.name for other in steps if other is not step):
+        if any(step.name == other.name for other in others):
             raise InvalidWorkflow(f"{place}: has two steps named {step.name!r}")
     return found[0] if found else None
