@@ -38,7 +38,6 @@ __all__ = [
     "leave_backlog",
     "look_again",
     "make_pending",
-    "match",
     "patience_is_over",
     "place_again",
     "place_patient_anew",
@@ -122,7 +121,7 @@ def _after_those_before(state: State, run: Run, name: str) -> None:
     turn = state.turn(run.header.priority, run.steps[name].pending_since or state.now)
     for worker in state.room:
         if worker in state.workers:
-            match(state, state.workers[worker], until=turn)
+            _match(state, state.workers[worker], until=turn)
 
 
 def fill(state: State) -> None:
@@ -130,7 +129,7 @@ def fill(state: State) -> None:
     room, state.room = state.room, {}
     for worker in room:
         if worker in state.workers:
-            match(state, state.workers[worker])
+            _match(state, state.workers[worker])
 
 
 def _by_its_definition(state: State, run: Run, full: Requirement) -> Requirement | None:
@@ -160,7 +159,7 @@ def _give(state: State, run: Run, name: str, chosen: str, *, in_turn: str | None
     worker = state.workers[chosen]
     follow = _assign(state, run, name, worker)
     if worker.coming or follow:
-        match(state, worker)
+        _match(state, worker)
 
 
 def _add_to_backlog(state: State, run: Run, name: str, requirement: Requirement) -> None:
@@ -250,7 +249,7 @@ def repin(state: State, worker: str) -> None:
             _place_anew(state, step_run)
 
 
-def match(state: State, worker: Worker, *, until: int | None = None) -> None:
+def _match(state: State, worker: Worker, *, until: int | None = None) -> None:
     """The worker changed: give it the pending steps that it can take now; those only whose turn
     is not after ``until``."""
     placement = state.placement
@@ -376,7 +375,7 @@ def waits(state: State, event: StepWaits, worker: Worker) -> None:
     else:
         state.placement.take_back(worker.id)
     state.emit(StoreWaits(worker.id, dict(worker.waits)), _load(worker))
-    match(state, worker)
+    state.room[worker.id] = None
 
 
 def _load(worker: Worker) -> StoreLoad:

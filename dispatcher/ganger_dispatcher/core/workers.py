@@ -34,7 +34,6 @@ from .facts import AssignmentReturned
 from .placing import (
     hold,
     look_again,
-    match,
     release,
     repin,
     tell_apart,
@@ -129,6 +128,7 @@ def registered(state: State, event: WorkerRegistered) -> None:
         past = [*known.past, known.incarnation][-_PAST:] if known is not None else []
         worker = _joined(state, event, past)
     state.unheard.discard(worker.id)
+    state.room[worker.id] = None
     several = state.versions.add(worker)
     state.emit(StoreWorker(deepcopy(worker)))
     for attempt in event.attempts:
@@ -138,7 +138,6 @@ def registered(state: State, event: WorkerRegistered) -> None:
     register_limits(state, event)
     fresh = register_workflows(state, event)
     tell_apart(state, several | choose_newest(state, before | set(worker.workflows)))
-    state.room[worker.id] = None
     for attempt in lost:
         attempt_lost(state, attempt)
     for name in fresh:
@@ -235,6 +234,7 @@ def labels_changed(state: State, event: LabelsChanged, worker: Worker) -> None:
         worker.labels.pop(key, None)
     worker.labels.update(event.upsert)
     state.placement.change_labels(worker.id, event.upsert, delete)
+    state.room[worker.id] = None
     noticed(state, event.upsert)
     state.emit(
         StoreLabels(worker.id, event.seq, event.upsert, delete),
@@ -242,7 +242,6 @@ def labels_changed(state: State, event: LabelsChanged, worker: Worker) -> None:
         Note("labels", {"worker": worker.id, "upsert": event.upsert, "delete": delete}),
     )
     arrived(state, worker, event.upsert)
-    match(state, worker)
     look_again(state)
 
 
@@ -260,12 +259,12 @@ def resumed(state: State, _: WorkerResumed, worker: Worker) -> None:
     worker.state = WorkerState.READY
     several = state.versions.add(worker)
     state.placement.set_open(worker.id, True)
+    state.room[worker.id] = None
     state.emit(
         StoreLoad(worker.id, worker.used, worker.state, worker.given_at),
         Note("worker_resumed", {"worker": worker.id}),
     )
     tell_apart(state, several | choose_newest(state, worker.workflows))
-    match(state, worker)
     look_again(state)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from ganger_broker.labels import Requirement
 from ganger_broker.messages import RunResult, StepStarted
 from ganger_dispatcher.core import Core
 from ganger_dispatcher.core import effects as do
@@ -14,6 +15,7 @@ from ganger_dispatcher.core.effects import Effect
 from ganger_dispatcher.core.facts import EventPushed, ScheduleRequested, TriggerReceived
 from ganger_dispatcher.core.records import Snapshot
 from ganger_dispatcher.core.states import StepStatus
+from ganger_dispatcher.placement.scorer import INELIGIBLE
 
 from .machine_flows import FLOWS, POLICY, WORKERS
 from .machine_invariants import Invariants
@@ -64,13 +66,38 @@ class Shell(Invariants):
         given = deepcopy(fact)
         counts = not isinstance(fact, StepStarted) or self.is_of_its_worker(fact)
         self.core.begin_batch()
+        waited = self.backlog()
         effects = self.core.handle(fact, self.now)
+        self.check_turns(effects, waited)
         stored = [effect.value.status for effect in effects if isinstance(effect, do.StoreStep)]
         assert counts or set(stored) <= {StepStatus.PENDING}, (
             "others wait longer, no more than that"
         )
         self.carry_out(given, effects)
         self.said.append(given)
+
+    def backlog(self) -> dict[str, Requirement]:
+        """What waits for workers, and for what."""
+        backlog = self.core.state.placement.backlog
+        return {step_run: backlog.requirement_of(step_run) for step_run in backlog.in_turn()}
+
+    def check_turns(self, effects: list[Effect], waited: dict[str, Requirement]) -> None:
+        """Of those that waited, and do so still, none could have had the slot that one whose turn
+        is after its own has got."""
+        state = self.core.state
+        still = [each for each in self.backlog().items() if each in waited.items()]
+        for effect in effects:
+            if isinstance(effect, do.Assign) and effect.worker in state.workers:
+                turn = self.turn_of(effect.assignment.attempt.rpartition("/")[0])
+                for step_run, requirement in still:
+                    could = state.placement.score(effect.worker, requirement) != INELIGIBLE
+                    assert not could or turn <= self.turn_of(step_run), step_run
+
+    def turn_of(self, step_run: str) -> int:
+        run_id, _, name = step_run.partition("/")
+        run = self.core.state.runs[run_id]
+        since = run.steps[name].pending_since or 0
+        return self.core.state.turn(run.header.priority, since)
 
     def is_of_its_worker(self, fact: StepStarted) -> bool:
         return any(
