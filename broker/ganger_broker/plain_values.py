@@ -31,50 +31,71 @@ def plain(value: Any, place: str = "$", depth: int = 0) -> Any:
             is not finite or beyond 64 bits, a string is not valid Unicode, or a secret would
             be sent as stars; the text names the path.
     """
+    return _plain(value, (None, place), depth)
+
+
+_Path = tuple[Any, str | int]
+"""A key or an index, after the path to what it is in: put into words only where that is needed."""
+
+
+def _plain(value: Any, path: _Path, depth: int) -> Any:
     kind = type(value)
     if value is None or kind is bool:
         return value
     if kind is str or isinstance(value, str):
-        return _text(str.__str__(value), place)
+        return _text(str.__str__(value), path)
     if kind is int or isinstance(value, int):
-        return _whole(int(value), place)
+        return _whole(int(value), path)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise InvalidInput(f"{place}: {float(value)!r} has no JSON form; use null (None)")
+            raise InvalidInput(
+                f"{_place(path)}: {float(value)!r} has no JSON form; use null (None)"
+            )
         return float(value)
     if depth >= MAX_DEPTH:
-        raise InvalidInput(f"{place[:60]}…: is nested more than {MAX_DEPTH} deep")
+        raise InvalidInput(f"{_place(path)[:60]}…: is nested more than {MAX_DEPTH} deep")
     if isinstance(value, Mapping):
         return {
-            _key(key, place): plain(item, f"{place}.{key}", depth + 1)
-            for key, item in value.items()
+            _key(key, path): _plain(item, (path, key), depth + 1) for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [plain(item, f"{place}[{at}]", depth + 1) for at, item in enumerate(value)]
+        return [_plain(item, (path, at), depth + 1) for at, item in enumerate(value)]
     if is_model(value):
-        return plain(dumped(value, place), place, depth)
+        return _plain(dumped(value, _place(path)), path, depth)
     raise InvalidInput(
-        f"{place}: {kind.__module__}.{kind.__qualname__} has no JSON form; use map, list, "
+        f"{_place(path)}: {kind.__module__}.{kind.__qualname__} has no JSON form; use map, list, "
         "string, number, bool, None or a pydantic model"
     )
 
 
-def _key(key: Any, place: str) -> str:
+def _place(path: _Path) -> str:
+    """A path in words, such as ``$.input.images[3]``."""
+    before, step = path
+    steps: list[str] = []
+    while before is not None:
+        steps.append(f"[{step}]" if isinstance(step, int) else f".{step}")
+        before, step = before
+    return "".join([str(step), *reversed(steps)])
+
+
+def _key(key: Any, path: _Path) -> str:
     if not isinstance(key, str):
-        raise InvalidInput(f"{place}: the key {key!r} must be a string, not {type(key).__name__}")
-    return _text(str.__str__(key), place)
+        raise InvalidInput(
+            f"{_place(path)}: the key {key!r} must be a string, not {type(key).__name__}"
+        )
+    return _text(str.__str__(key), path)
 
 
-def _text(text: str, place: str) -> str:
+def _text(text: str, path: _Path) -> str:
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise InvalidInput(f"{place}: {text[:60]!r} is not valid Unicode text") from None
+            raise InvalidInput(f"{_place(path)}: {text[:60]!r} is not valid Unicode text") from None
     return text
 
 
-def _whole(number: int, place: str) -> int:
+def _whole(number: int, path: _Path) -> int:
     if not _SMALLEST_INT <= number <= _LARGEST_INT:
-        raise InvalidInput(f"{place}: a whole number beyond 64 bits; use a string")
+        raise InvalidInput(f"{_place(path)}: a whole number beyond 64 bits; use a string")
     return number

@@ -1,5 +1,6 @@
 """Keys given twice in one JSON object: of their two values nobody can tell which one is meant."""
 
+from collections import Counter
 from json import JSONDecoder
 from typing import Any
 
@@ -20,8 +21,8 @@ def repeated_key(text: str) -> str | None:
         given = dict(pairs)
         if len(given) == len(pairs):
             return given
-        names = [name for name, _ in pairs]
-        found.append(_Repeated(given, next(name for name in names if names.count(name) > 1)))
+        counted = Counter(name for name, _ in pairs)
+        found.append(_Repeated(given, next(name for name in counted if counted[name] > 1)))
         return found[-1]
 
     # numbers are not looked at, and an int of many digits would be refused
@@ -37,13 +38,16 @@ class _Repeated(dict[str, Any]):
         self.key = key
 
 
-def _place(value: Any, place: str = "") -> str | None:
+def _place(value: Any) -> str | None:
     """Of the first that there is, from the outside in."""
     if isinstance(value, _Repeated):
-        return f"{place}.{value.key}"
-    inside: list[tuple[str, Any]] = []
+        return f".{value.key}"
     if isinstance(value, dict):
-        inside = [(f"{place}.{key}", item) for key, item in value.items()]
+        for key, item in value.items():
+            if (found := _place(item)) is not None:
+                return f".{key}{found}"
     elif isinstance(value, list):
-        inside = [(f"{place}[{at}]", item) for at, item in enumerate(value)]
-    return next((found for where, each in inside if (found := _place(each, where))), None)
+        for at, item in enumerate(value):
+            if (found := _place(item)) is not None:
+                return f"[{at}]{found}"
+    return None

@@ -44,6 +44,8 @@ def dry_run(text: bytes) -> Explanation:
             ``workers[3].labels.memory``.
     """
     file = _read(text)
+    if file.action == "":
+        raise InvalidInput("action: must not be empty; leave it out where actions do not count")
     action = file.action or _ANY_ACTION
     placement = Placement()
     first: dict[str, int] = {}

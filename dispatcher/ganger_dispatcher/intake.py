@@ -21,6 +21,7 @@ from ganger_broker.codec import (
 )
 from ganger_broker.errors import InvalidInput, InvalidMessage, MalformedMessage
 from ganger_broker.event_keys import check_event_key
+from ganger_broker.quoting import shortened
 from ganger_broker.to_worker import Assignment
 from ganger_broker.transport import Delivery
 
@@ -62,7 +63,7 @@ def refusal(delivery: Delivery, reason: str, detail: str) -> MessageRefused:
         delivery.content_type,
         delivery.routing_key,
         reason,
-        detail,
+        shortened(detail),
         _reply(delivery),
         delivery.headers,
         delivery.message_id,

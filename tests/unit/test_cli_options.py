@@ -40,6 +40,7 @@ def test_a_label_is_a_number_a_json_string_or_a_string(text: str, value: Any) ->
         (["memory"], "--label: 'memory' must be KEY=VALUE"),
         (["=1"], "--label: the key '' must have 1 to 128 characters"),
         (["a=1", "a=2"], "--label: 'a' is given twice"),
+        (["a=\udcff"], "--label: 'a=\\udcff' is not valid Unicode text"),
         ([f"a={2**60}"], "--label a: the whole number"),
         (["a=1e999"], "--label a: 1e999 is no number that a label can be; in quotes it is a str"),
         (["a=-1e999"], "--label a: -1e999 is no number that a label can be"),
@@ -72,6 +73,7 @@ def test_half_a_surrogate_pair_is_named() -> None:
         ('{"n": 0, "n": 0}', "--input: n: given twice in one object"),
         ('{"a": [1, {"b": 1, "b": 2}]}', "--input: a[1].b: given twice in one object"),
         ('{"a":' * 100_000, "--input: is nested too deeply"),
+        ('{"a":"\udcff"}', '--input: \'{"a":"\\udcff"}\' is not valid Unicode text'),
     ],
 )
 def test_an_object_that_can_be_read_in_two_ways_or_in_none_is_named(text: str, said: str) -> None:

@@ -277,6 +277,13 @@ def test_a_key_given_twice_is_refused_with_its_place(body: bytes, place: str) ->
     assert str(caught.value) == f"{place}: given twice in one object"
 
 
+def test_a_key_given_twice_is_found_among_as_many_as_a_message_may_have() -> None:
+    """In hours, where each key is looked for among all others."""
+    keys = b",".join(b'"k%d":1' % number for number in range(300_000))
+    with pytest.raises(MalformedMessage, match=r"^\$\.input\.k299999: given twice"):
+        decode_trigger(b'{"workflow":"w","input":{' + keys + b',"k299999":2}}', JSON, 4_000_000)
+
+
 def test_keys_that_come_again_elsewhere_and_numbers_of_any_length_are_read() -> None:
     body = b'{"workflow": "w", "input": {"n": {"n": [{"n": 1}, {"n": 2}]}, "x": 0.' + b"1" * 9_000
     assert decode_trigger(body + b"}}", JSON, LIMIT).input["n"] == {"n": [{"n": 1}, {"n": 2}]}

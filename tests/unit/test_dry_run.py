@@ -115,6 +115,11 @@ def test_a_wrong_worker_is_refused_with_the_place(worker: dict[str, Any], text: 
         run([{"id": "a"}, {"id": "b", **worker}])
 
 
+def test_an_action_without_a_name_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"^action: must not be empty"):
+        dry_run(b'{"workers": [], "desired_worker_labels": {}, "action": ""}')
+
+
 @pytest.mark.parametrize(
     ("worker", "desired", "text"),
     [

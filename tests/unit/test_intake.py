@@ -17,7 +17,7 @@ from ganger_broker.to_worker import Refused
 from ganger_broker.topology import Topology
 from ganger_broker.transport import Delivery
 from ganger_dispatcher.core.core import Core
-from ganger_dispatcher.core.effects import Bury, Tell
+from ganger_dispatcher.core.effects import Bury, Note, Reply, Tell
 from ganger_dispatcher.core.facts import EventPushed, MessageRefused, TriggerReceived
 from ganger_dispatcher.intake import read
 from ganger_dispatcher.outgoing import pack
@@ -83,6 +83,23 @@ def test_a_dead_letter_is_the_message_as_it_came_and_why_it_is_there() -> None:
         "ganger-reason": "malformed",
         "ganger-routing-key": "trigger.add",
     }
+
+
+def test_what_is_said_of_a_message_is_not_as_long_as_the_message() -> None:
+    """A name in it that is as long goes into no log, feed, header or answer."""
+    name = "k" * (LIMIT // 3)
+    body = f'{{"workflow": "add", "input": {{"{name}": {{"x": 1, "x": 1}}}}}}'.encode()
+    [fact] = read(came(body, reply_to="q"), LIMIT)
+    effects = Core().handle(fact, 0)
+    details = [each.detail for each in effects if isinstance(each, Bury)]
+    details += [each.fields["detail"] for each in effects if isinstance(each, Note)]
+    errors = [each.result.error for each in effects if isinstance(each, Reply)]
+    details += [error.message for error in errors if error is not None]
+    assert len(details) == 3
+    for detail in details:
+        assert detail.startswith("$.input.kkk")
+        assert detail.endswith("kkk.x: given twice in one object")
+        assert len(detail) <= 2_000
 
 
 def test_foreign_headers_that_cannot_be_written_again_become_text() -> None:

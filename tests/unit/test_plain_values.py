@@ -81,6 +81,23 @@ def test_what_has_no_json_form_is_named_with_its_path(value: Any, said: str) -> 
     assert said in str(caught.value)
 
 
+def test_a_path_is_put_in_words_only_where_something_is_wrong() -> None:
+    """Under a long key, long lists would take as long as both together."""
+
+    class Key(str):
+        words = 0
+
+        def __format__(self, how: str) -> str:
+            Key.words += 1
+            return "k"
+
+    assert plain({Key("k"): [{Key("k"): 1}] * 100}) == {"k": [{"k": 1}] * 100}
+    assert Key.words == 0
+    with pytest.raises(InvalidInput, match=r"^\$\.k\[0\]\.k: nan has no JSON form"):
+        plain({Key("k"): [{Key("k"): math.nan}]})
+    assert Key.words == 2
+
+
 def test_nesting_without_end_is_refused() -> None:
     loop: list[Any] = []
     loop.append(loop)

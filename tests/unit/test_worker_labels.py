@@ -64,7 +64,9 @@ def test_more_than_64_labels_in_all_are_refused() -> None:
     assert len(labels.get()) == 64
 
 
-def test_a_string_of_keys_is_refused() -> None:
+def test_what_is_no_list_of_keys_is_refused() -> None:
+    with pytest.raises(InvalidLabel, match="None must be a list of keys"):
+        LiveLabels({"a": 1}).delete(None)  # type: ignore[arg-type]
     with pytest.raises(InvalidLabel, match=r"must be a list of keys: \['ab'\]"):
         LiveLabels({"a": 1}).delete("ab")
 

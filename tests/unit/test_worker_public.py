@@ -68,7 +68,7 @@ def test_what_a_worker_is_given_is_checked_where_it_is_given() -> None:
         app.worker("no spaces")
     with pytest.raises(InvalidInput, match="it must be 1 to 128 letters"):
         app.worker("w", worker_id="")
-    with pytest.raises(InvalidInput, match=r"'w:labels'.*letters, digits and _ \. -"):
+    with pytest.raises(InvalidInput, match=r"worker: id 'w:labels'; .*letters, digits and _ \. -"):
         app.worker("w", worker_id="w:labels")
     with pytest.raises(InvalidInput, match="name: '' must be a text that is not empty"):
         app.worker("", worker_id="w")

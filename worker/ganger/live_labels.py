@@ -68,7 +68,7 @@ class LiveLabels:
         Raises:
             InvalidLabel: a key cannot be one.
         """
-        if isinstance(keys, str):
+        if isinstance(keys, str) or not isinstance(keys, Iterable):
             raise InvalidLabel(f"labels: {keys!r} must be a list of keys: [{keys!r}]")
         given = [check_key(key, "labels") for key in keys]
         check_not_reserved(given)

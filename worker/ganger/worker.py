@@ -71,9 +71,9 @@ class Worker:
         self.name = name
         self.id = f"{name}-{uuid4().hex[:8]}" if worker_id is None else worker_id
         if not isinstance(self.id, str) or not re.fullmatch(WORKER_ID_PATTERN, self.id):
+            whose = f"name {quoted(name)} makes the id" if worker_id is None else "id"
             raise InvalidInput(
-                f"worker: name {quoted(name)} makes the id {quoted(self.id)}; it must be 1 to 128 "
-                "letters, digits and _ . -"
+                f"worker: {whose} {quoted(self.id)}; it must be 1 to 128 letters, digits and _ . -"
             )
         if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= MAX_SLOTS:
             raise InvalidInput(

@@ -125,7 +125,11 @@ class Core:
     @property
     def to_read(self) -> int | None:
         """Up to when, ms, the workers' words have to be read for ``TimePassed`` to mean more."""
-        return min((timer.due for timer in self.state.unread), default=None)
+        state = self.state
+        dues = [timer.due for timer in state.unread]
+        if state.to_read is not None:
+            dues.append(state.to_read)
+        return min(dues, default=None)
 
     def begin_batch(self) -> None:
         """What was returned so far is stored: the store can be asked for runs that ended."""
@@ -221,6 +225,9 @@ class Core:
 
     def _time_passed(self, fact: TimePassed) -> None:
         state = self.state
+        state.read_to = fact.read_to
+        if state.to_read is not None and (fact.read_to is None or state.to_read <= fact.read_to):
+            state.to_read = None
         before, state.unread = state.unread, []
         due = []
         for timer in (*before, *state.due()):

@@ -1,8 +1,10 @@
 """Messages that cannot be taken: they are kept, with the reason."""
 
 import msgspec
+from msgspec.structs import replace
 
 from ganger_broker.messages import Trigger
+from ganger_broker.quoting import shortened
 
 from .effects import Bury, Count, Note
 from .records import ReplyAddress
@@ -13,6 +15,7 @@ __all__ = ["bury", "bury_trigger"]
 
 def bury(state: State, letter: Bury) -> None:
     """Dead-letter a message, and count it."""
+    letter = replace(letter, detail=shortened(letter.detail))
     state.emit(
         letter,
         Count("messages_dead"),

@@ -15,10 +15,12 @@ __all__ = ["all_are_heard", "hold_longer", "nobody_was_heard", "without"]
 
 
 def nobody_was_heard(state: State, since: int) -> None:
-    """From ``since`` until now, ms: all workers have fresh deadlines, and till each of them there
-    is has spoken, or is lost, it goes on to be no time for what waits."""
+    """From ``since`` until now, ms: all workers have fresh deadlines, and what they were given too,
+    and till each of them there is has spoken, or is lost, it goes on to be no time for what waits.
+    """
     for worker in state.workers.values():
         worker.heartbeat_at = state.now
+        worker.attempts = dict.fromkeys(worker.attempts, state.now)
     state.unheard.update(state.workers)
     state.deaf_since = min(since, state.waiting_now)
 

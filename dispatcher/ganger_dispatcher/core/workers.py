@@ -206,13 +206,24 @@ def _actions(event: WorkerRegistered) -> list[str]:
 
 
 def heartbeat(state: State, event: Heartbeat, worker: Worker) -> None:
-    """Compare what the worker holds with what it should: both sides may have lost a message."""
+    """Compare what the worker holds with what it should: both sides may have lost a message.
+
+    What it does not mention it lacks only if it can have had it when it said so: its word may have
+    been on its way for long, and all that is known is that it is younger than what was read before.
+    """
     is_draining = worker.state is WorkerState.DRAINING
     if event.label_seq > worker.label_seq or (event.draining and not is_draining):
         state.emit(Tell(worker.id, RegisterAgain()))  # Redis was set back, say
     mentioned = dict.fromkeys(event.attempts)
-    overdue = state.now - state.policy.pickup_deadline
-    gone = [a for a, given in worker.attempts.items() if a not in mentioned and given < overdue]
+    gone = []
+    for attempt, given in worker.attempts.items():
+        due = given + state.policy.pickup_deadline
+        if attempt in mentioned or due >= state.now:
+            continue
+        if state.read_to is None or state.read_to > due:
+            gone.append(attempt)
+        else:
+            state.to_read = max(due + 1, state.to_read or 0)
     for attempt in gone:
         release(state, worker, attempt)
     for attempt in mentioned:

@@ -87,13 +87,15 @@ class Shell(Invariants):
         state = self.core.state
         still = [each for each in self.backlog().items() if each in waited.items()]
         for effect in effects:
-            if isinstance(effect, do.Assign) and effect.worker in state.workers:
-                turn = self.turn_of(effect.assignment.attempt.rpartition("/")[0])
+            if not isinstance(effect, do.Assign) or effect.worker not in state.workers:
+                continue
+            if effect.assignment.run_id in state.runs:  # else it ended since
+                turn = self.turn_of_step(effect.assignment.attempt.rpartition("/")[0])
                 for step_run, requirement in still:
                     could = state.placement.score(effect.worker, requirement) != INELIGIBLE
-                    assert not could or turn <= self.turn_of(step_run), step_run
+                    assert not could or turn <= self.turn_of_step(step_run), step_run
 
-    def turn_of(self, step_run: str) -> int:
+    def turn_of_step(self, step_run: str) -> int:
         run_id, _, name = step_run.partition("/")
         run = self.core.state.runs[run_id]
         since = run.steps[name].pending_since or 0

@@ -216,6 +216,38 @@ def test_while_the_broker_was_away_nobody_could_be_heard() -> None:
     assert world.stored.workers == {}
 
 
+def test_a_word_that_was_long_on_its_way_takes_no_attempt_from_its_worker() -> None:
+    """It may have been said before the worker had the attempt: events are read late."""
+    world = World()
+    given = world.now
+    world.join("a")
+    world.trigger()
+    for _ in range(30):
+        world.now += 1_000
+        world.tell(TimePassed(read_to=given))
+        assert assigned(world.beat("a")) == []
+    assert world.core.to_read == given + 10_001
+    world.tell(TimePassed(read_to=given + 10_001))
+    assert world.core.to_read is None
+    assert assigned(world.beat("a", "r/s/1")) == []
+    assert assigned(world.beat("a")) == [("r/s/2", "a")]
+
+
+def test_what_was_given_before_nobody_was_heard_may_be_picked_up_after_it() -> None:
+    world = World()
+    world.join("a")
+    world.trigger()
+    given = world.now
+    world.now += 14_000
+    world.tell(BrokerRestored(since=given))
+    for _ in range(10):
+        assert assigned(world.beat("a")) == []
+        world.now += 1_000
+        world.tell(TimePassed())
+    world.now += 1
+    assert assigned(world.beat("a")) == [("r/s/2", "a")]
+
+
 def test_a_core_without_workers_and_runs_asks_for_no_wake_up() -> None:
     assert World().core.wake_at is None
     world = World()

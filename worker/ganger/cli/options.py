@@ -10,6 +10,7 @@ import typer
 from ganger_broker.errors import InvalidInput, InvalidLabel
 from ganger_broker.json_faults import json_fault
 from ganger_broker.labels import LabelValue, check_key, check_value
+from ganger_broker.quoting import quoted
 from ganger_broker.repeated_keys import repeated_key
 
 __all__ = ["BrokerUrl", "Prefix", "read_labels", "read_object"]
@@ -43,6 +44,8 @@ def read_labels(given: Iterable[str]) -> dict[str, LabelValue]:
         key, equals, value = text.partition("=")
         if not equals:
             raise InvalidLabel(f"--label: {text!r} must be KEY=VALUE")
+        if _is_bytes(text):
+            raise InvalidLabel(f"--label: {text!r} is not valid Unicode text")
         check_key(key, "--label")
         if key in labels:
             raise InvalidLabel(f"--label: {key!r} is given twice")
@@ -72,12 +75,23 @@ def _check_finite(text: str, place: str) -> None:
         )
 
 
+def _is_bytes(text: str) -> bool:
+    """Whether the command line held bytes there that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def read_object(option: str, text: str) -> dict[str, Any]:
     """A JSON object that was given to an option.
 
     Raises:
         InvalidInput: it is not one.
     """
+    if _is_bytes(text):
+        raise InvalidInput(f"{option}: {quoted(text)} is not valid Unicode text")
     try:
         value = msgspec.json.decode(text)
         twice = repeated_key(text)
