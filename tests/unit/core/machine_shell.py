@@ -83,8 +83,9 @@ class Shell(Invariants):
 
     def check_turns(self, effects: list[Effect], waited: dict[str, Requirement]) -> None:
         """Of those that waited, and do so still, none could have had the slot that one whose turn
-        is after its own has got."""
+        is after its own has got. (Who is patient may wait for the label that this one brings.)"""
         state = self.core.state
+        waited = {each: waited[each] for each in waited.keys() - state.patient.keys()}
         still = [each for each in self.backlog().items() if each in waited.items()]
         for effect in effects:
             if not isinstance(effect, do.Assign) or effect.worker not in state.workers:
