@@ -33,6 +33,10 @@ LATER = timedelta(hours=1)
         (["0 0 * * */8"], ".*: the step 8 of the days of the week must be 1 to 7"),
         (["*/99 * * * * *"], ".*: the step 99 of the seconds must be 1 to 60"),
         (["* * * * *", Cron("* * * * *")], r"on_crons\[1\]: '\* \* \* \* \*' is there twice"),
+        (
+            [Cron("* * * * *", input={"n": n}) for n in (1, True, 1.0, True)],
+            r"on_crons\[3\]: '\* \* \* \* \*' is there twice",
+        ),
         ([Cron("* * * * *", "Berlin")], r"on_crons\[0\]\.timezone: 'Berlin' must be a name"),
         ([Cron("* * * * *", missed="all")], r"on_crons\[0\]\.missed: Invalid enum value 'all'"),
         ([Cron("* * * * *", priority=9)], r"on_crons\[0\]\.priority: Expected `int` <= 3"),

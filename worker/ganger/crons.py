@@ -29,8 +29,9 @@ def checked_crons(given: Any, place: str) -> list[Cron]:
     if len(crons) > MAX_CRONS:
         raise InvalidWorkflow(f"{place}: at most {MAX_CRONS}, these are {len(crons)}")
     checked = [_checked(cron, f"{place}[{at}]") for at, cron in enumerate(crons)]
+    written = [msgspec.json.encode(cron) for cron in checked]  # 1 and True are equal in Python
     for at, cron in enumerate(checked):
-        if cron in checked[:at]:
+        if written[at] in written[:at]:
             raise InvalidWorkflow(f"{place}[{at}]: {cron.expression!r} is there twice")
     return checked
 

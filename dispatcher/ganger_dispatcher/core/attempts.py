@@ -1,6 +1,6 @@
 """What becomes of attempts: picked up, ended, tried again, returned, lost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2s
 from math import log
 
@@ -32,6 +32,7 @@ __all__ = [
     "attempt_returned",
     "backoff",
     "backoff_is_over",
+    "by_priority",
     "finished",
     "impossible",
     "is_current",
@@ -232,6 +233,16 @@ def backoff_is_over(state: State, step_run: str) -> None:
 
 
 # ── without an end ────────────────────────────────────────────────────────────────────
+
+
+def by_priority(state: State, attempts: Iterable[str]) -> list[str]:
+    """Those that are to be given anew at once, in their turn."""
+
+    def priority(attempt: str) -> int:
+        run = state.runs.get(attempt.partition("/")[0])
+        return 0 if run is None else -run.header.priority
+
+    return sorted(attempts, key=priority)
 
 
 def attempt_returned(state: State, attempt: str) -> None:

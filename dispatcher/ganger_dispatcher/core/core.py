@@ -151,8 +151,6 @@ class Core:
             triggers.cancel_orphans(state)
             concurrency.admit_waiting(state)
         placing.fill(state)
-        while state.look_again:
-            placing.look_again(state)
         return state.effects
 
     def _handle(self, fact: Fact) -> None:
@@ -263,6 +261,7 @@ class Core:
         """Begin from what the leader before left in Redis; what is to be done or done again."""
         state = self.state
         state.now = now
+        state.read_to = 0
         state.effects = []
         began_with = _workflows(state, snapshot)
         # not all may have been heard again since an outage that a leader before knew of
@@ -281,8 +280,7 @@ class Core:
         for held in snapshot.held:
             hold_longer(state, held, heard_at)
             triggers.join_family(state, held.run_id, held.trigger.parent)
-        while state.look_again:
-            placing.look_again(state)
+        placing.fill(state)
         return state.effects
 
     def _restore_worker(self, worker: Worker) -> None:

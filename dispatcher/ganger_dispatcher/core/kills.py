@@ -13,7 +13,14 @@ from collections.abc import Iterable
 
 from ganger_broker.messages import RunError, WorkerKilled
 
-from .attempts import attempt_failed, attempt_lost, attempt_returned, is_current, is_started
+from .attempts import (
+    attempt_failed,
+    attempt_lost,
+    attempt_returned,
+    by_priority,
+    is_current,
+    is_started,
+)
 from .effects import Count, DeleteQueue, Note
 from .placing import look_again, repin, tell_apart
 from .records import Worker
@@ -43,7 +50,7 @@ def killed(state: State, event: WorkerKilled, worker: Worker) -> None:
     )
     why = RunError(event.reason, event.message)
     suspects = _suspects(state, worker, attempts)
-    for attempt in attempts:
+    for attempt in by_priority(state, attempts):
         if [attempt] == suspects:
             attempt_failed(state, attempt, why)
         elif attempt in suspects or is_started(state, attempt):

@@ -18,9 +18,9 @@ def nobody_was_heard(state: State, since: int) -> None:
     """From ``since`` until now, ms: all workers have fresh deadlines, and what they were given too,
     and till each of them there is has spoken, or is lost, it goes on to be no time for what waits.
     """
+    state.heard_anew = state.now
     for worker in state.workers.values():
         worker.heartbeat_at = state.now
-        worker.attempts = dict.fromkeys(worker.attempts, state.now)
     state.unheard.update(state.workers)
     state.deaf_since = min(since, state.waiting_now)
 

@@ -119,17 +119,20 @@ def place(state: State, run: Run, name: str, *, in_turn: str | None = None) -> N
 def _after_those_before(state: State, run: Run, name: str) -> None:
     """Those that waited, and whose turn is before this step's, get the slots that are free now."""
     turn = state.turn(run.header.priority, run.steps[name].pending_since or state.now)
-    for worker in state.room:
+    for worker in list(state.room):
         if worker in state.workers:
             _match(state, state.workers[worker], until=turn)
 
 
 def fill(state: State) -> None:
     """All that the fact makes pending is so: what room there is goes to those whose turn it is."""
-    room, state.room = state.room, {}
-    for worker in room:
-        if worker in state.workers:
-            _match(state, state.workers[worker])
+    while state.room or state.look_again:
+        room, state.room = state.room, {}
+        for worker in room:
+            if worker in state.workers:
+                _match(state, state.workers[worker])
+        if state.look_again:
+            look_again(state)
 
 
 def _by_its_definition(state: State, run: Run, full: Requirement) -> Requirement | None:
@@ -159,7 +162,7 @@ def _give(state: State, run: Run, name: str, chosen: str, *, in_turn: str | None
     worker = state.workers[chosen]
     follow = _assign(state, run, name, worker)
     if worker.coming or follow:
-        _match(state, worker)
+        state.room[worker.id] = None
 
 
 def _add_to_backlog(state: State, run: Run, name: str, requirement: Requirement) -> None:

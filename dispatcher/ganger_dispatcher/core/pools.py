@@ -30,8 +30,8 @@ to nothing over night still knows in the morning how many slots its replicas hav
 
 class Pool:
     """What is known of a pool: its load as it is stored, and what that wants. ``let_go``: workers
-    that were paused, which is no more than whoever keeps them has said; resumed, because another
-    one is away, they do not come unasked."""
+    that were paused; resumed, because another one is away, they do not come unasked, until as many
+    are wanted as there are."""
 
     __slots__ = ("idle_since", "let_go", "load", "looked_at", "wanted")
 
@@ -111,6 +111,8 @@ def _look_at(state: State, name: str, workers: list[Worker], pending: int) -> No
         come=come if load.workers > pool.load.workers else 0,
         now=state.now,
     )
+    if pool.wanted.replicas >= len(there):
+        pool.let_go.difference_update(worker.id for worker in there)
     pool.looked_at = state.now
     load = replace(load, wanted=pool.wanted.replicas)
     if known is None or replace(load, at=pool.load.at) != pool.load:

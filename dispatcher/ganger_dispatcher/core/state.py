@@ -80,12 +80,13 @@ class State:
     """Runs that have not ended, live workers, and what is waited for.
 
     ``workflows``: the definitions that new runs begin with. ``came``: of each workflow all that
-    were ever registered, by digest, in the order in which they came.
-    ``unheard``: workers that have not spoken since nobody could be heard; while there are any,
-    ``deaf_since`` is from when on nobody could. ``stand_still``: wake-ups that were due since;
-    ``unread`` such as were due after the newest word that has been read. ``read_to``: what the
-    workers had said by then, ms, is handled, None: all that they have said; ``to_read`` up to when
-    it has to be before it means something that a worker does not mention an attempt.
+    were ever registered, by digest, in the order in which they came. ``unheard``: workers that have
+    not spoken since nobody could be heard; while there are any, ``deaf_since`` is from when on
+    nobody could, and ``heard_anew`` until when nobody could at last, ms. ``stand_still``: wake-ups
+    that were due since; ``unread`` such as were due after the newest word that has been read.
+    ``read_to``: what the workers had said by then, ms, is handled, None: all that they have said;
+    ``to_read`` up to when it has to be before it means something that a worker does not mention an
+    attempt.
     ``now`` is the time of the fact being handled, ms; effects gather in ``effects``;
     ``ended`` has the runs that ended in this batch, which nobody else knows of yet;
     ``children`` those that live runs have spawned, each with the step that did, ``orphans`` those
@@ -110,6 +111,7 @@ class State:
         self.versions = Versions()
         self.unheard: set[str] = set()
         self.deaf_since: int | None = None
+        self.heard_anew = 0
         self.stand_still: list[Timer] = []
         self.unread: list[Timer] = []
         self.read_to: int | None = None

@@ -71,9 +71,12 @@ def soon_lent(state: State, run: Run, name: str, prefer: str | None) -> bool:
     definition = run.definitions[name]
     if prefer is None or definition.parents or definition is run.workflow.on_failure:
         return False
-    if prefer not in state.workers or _strategy(run) is StickyStrategy.HARD:
+    worker = state.workers.get(prefer)
+    if worker is None or not worker.is_open or _strategy(run) is StickyStrategy.HARD:
         return False
-    worker, parent = state.workers[prefer], f"{run.header.parent}/"
+    if state.deaf_since is not None:
+        return False  # its word for that is not to be had soon
+    parent = f"{run.header.parent}/"
     return any(a.startswith(parent) and not worker.waits.get(a, 0) % 2 for a in worker.attempts)
 
 

@@ -206,7 +206,8 @@ def dropped(state: State, fact: MessageDropped) -> None:
 
 def workflow_registered(state: State, name: str) -> None:
     """Its workers have come: begin the runs that were held for it."""
-    for held in [held for held in state.held.values() if held.trigger.workflow == name]:
+    waiting_for_it = [held for held in state.held.values() if held.trigger.workflow == name]
+    for held in sorted(waiting_for_it, key=lambda held: -held.trigger.priority):
         del state.held[held.run_id]
         state.emit(Unhold(held.run_id))
         _begin(state, state.workflows[name], held.run_id, held.trigger, held.reply)

@@ -17,7 +17,7 @@ from ganger_broker.messages import (
 from ganger_broker.pool_labels import pool_of_worker
 from ganger_broker.to_worker import CancelAttempt, Refused, RegisterAgain
 
-from .attempts import attempt_lost, attempt_returned, is_current, is_started
+from .attempts import attempt_lost, attempt_returned, by_priority, is_current, is_started
 from .coming import arrived
 from .effects import (
     Beat,
@@ -138,7 +138,7 @@ def registered(state: State, event: WorkerRegistered) -> None:
     register_limits(state, event)
     fresh = register_workflows(state, event)
     tell_apart(state, several | choose_newest(state, before | set(worker.workflows)))
-    for attempt in lost:
+    for attempt in by_priority(state, lost):
         attempt_lost(state, attempt)
     for name in fresh:
         workflow_registered(state, name)
@@ -217,7 +217,7 @@ def heartbeat(state: State, event: Heartbeat, worker: Worker) -> None:
     mentioned = dict.fromkeys(event.attempts)
     gone = []
     for attempt, given in worker.attempts.items():
-        due = given + state.policy.pickup_deadline
+        due = max(given, state.heard_anew) + state.policy.pickup_deadline
         if attempt in mentioned or due >= state.now:
             continue
         if state.read_to is None or state.read_to > due:
@@ -231,7 +231,7 @@ def heartbeat(state: State, event: Heartbeat, worker: Worker) -> None:
             hold(state, worker, attempt)
         if not is_current(state, attempt):
             state.emit(Tell(worker.id, CancelAttempt(attempt, "it does not count any more")))
-    for attempt in gone:
+    for attempt in by_priority(state, gone):
         attempt_lost(state, attempt)
 
 
@@ -301,6 +301,7 @@ def _close(state: State, worker: Worker, to: WorkerState) -> None:
         Note(f"worker_{to}", {"worker": worker.id}),
     )
     tell_apart(state, changed)
+    repin(state, worker.id)
     look_again(state)
 
 
@@ -309,7 +310,7 @@ def left(state: State, _: WorkerLeft, worker: Worker) -> None:
     attempts = forget(state, worker)
     changed = choose_newest(state, worker.workflows)
     state.emit(DeleteQueue(worker.id), Note("worker_left", {"worker": worker.id}))
-    for attempt in attempts:
+    for attempt in by_priority(state, attempts):
         attempt_lost(state, attempt, counts=False)
     tell_apart(state, changed)
     repin(state, worker.id)
@@ -344,10 +345,10 @@ def silence(state: State, names: Iterable[str]) -> None:
     """
     lost = {name: _remove(state, name.partition("/")[0]) for name in dict.fromkeys(names)}
     changed = choose_newest(state, {n for worker in lost.values() for n in worker.workflows})
-    for name, worker in lost.items():
-        with to_blame("worker", name):
-            for attempt in worker.attempts:
-                attempt_lost(state, attempt)
+    names_of = {attempt: name for name, worker in lost.items() for attempt in worker.attempts}
+    for attempt in by_priority(state, names_of):
+        with to_blame("worker", names_of[attempt]):
+            attempt_lost(state, attempt)
     for name, worker in lost.items():
         with to_blame("worker", name):
             repin(state, worker.id)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -265,6 +266,23 @@ async def test_one_that_rests_from_a_crash_when_the_load_falls_comes_back_first(
     await store.until(back)
     await until_gone(store)
     assert (await store.pids()).keys() == {f"kept.{POOL}.1"}
+
+
+async def test_one_that_comes_back_in_vain_does_so_a_few_times_only(
+    store: Watched, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await one_drains(store)
+    started: list[str] = []
+
+    def never(*given: object) -> list[str]:
+        started.append("once more")
+        return [sys.executable, "-c", "raise SystemExit(1)"]
+
+    monkeypatch.setattr(replicas, "worker_command", never)
+    store.forgotten = frozenset({LAST})
+    os.kill(before[LAST], signal.SIGKILL)
+    await until_gone(store)
+    assert len(started) == replicas.TRIES
 
 
 async def test_one_that_never_registered_and_is_not_needed_does_not_come_back(

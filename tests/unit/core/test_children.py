@@ -3,10 +3,10 @@
 import pytest
 
 from ganger_broker.definitions import StepDefinition, StickyStrategy, WorkflowDefinition
-from ganger_broker.messages import CancelRun, Outcome, RunResult, RunStatus
+from ganger_broker.messages import CancelRun, Outcome, RunResult, RunStatus, WorkerPaused
 from ganger_broker.messages import Trigger as TriggerMessage
 from ganger_dispatcher.core.effects import Effect, EndRun
-from ganger_dispatcher.core.facts import TriggerReceived
+from ganger_dispatcher.core.facts import BrokerRestored, TriggerReceived
 
 from .world import World, address, assigned, of, one_step, replies, told
 
@@ -194,6 +194,23 @@ def test_a_soft_child_waits_for_nobody_where_the_slot_is_another_ones() -> None:
     assert assigned(spawn(world, "d", sticky_to="a")) == [("d/s/1", "b")]
     _, world = placed(None, slots=1)
     assert assigned(spawn(world, "e", "nobody/s", sticky_to="a")) == [("e/s/1", "b")]
+
+
+def test_a_soft_child_does_not_wait_for_a_worker_that_is_paused() -> None:
+    _, world = placed(None, slots=1)
+    assert assigned(world.tell(WorkerPaused("a", "1"))) == [("c/s/1", "b")]
+    world.finish("c/s/1", "b")
+    assert assigned(spawn(world, "d", sticky_to="a")) == [("d/s/1", "b")]
+
+
+def test_a_soft_child_waits_for_no_word_while_words_are_not_to_be_had() -> None:
+    world = World()
+    for name in ("a", "b", "silent"):
+        world.join(name, workflows=[one_step(), CHILD])
+    world.trigger("r", desired_worker_labels={})
+    world.tell(BrokerRestored(since=world.now))
+    world.beat("a", "r/s/1")
+    assert assigned(spawn(world, sticky_to="a")) != []
 
 
 def test_when_that_worker_is_full_a_hard_child_waits() -> None:

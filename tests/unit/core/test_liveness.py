@@ -7,7 +7,7 @@ from ganger_dispatcher.core import Core, workers
 from ganger_dispatcher.core.attempts import attempt_lost
 from ganger_dispatcher.core.core import TimerFailed
 from ganger_dispatcher.core.effects import Count, DeleteQueue, DropWorker
-from ganger_dispatcher.core.facts import BrokerRestored, TimePassed
+from ganger_dispatcher.core.facts import AssignmentReturned, BrokerRestored, TimePassed
 from ganger_dispatcher.core.state import Policy, State
 
 from .world import World, assigned, of, replies, told
@@ -246,6 +246,17 @@ def test_what_was_given_before_nobody_was_heard_may_be_picked_up_after_it() -> N
         world.tell(TimePassed())
     world.now += 1
     assert assigned(world.beat("a")) == [("r/s/2", "a")]
+
+
+def test_an_outage_makes_no_old_assignment_that_comes_back_a_new_one() -> None:
+    world = World()
+    world.join("a")
+    world.trigger()
+    world.now += 1
+    world.join("a")  # its queue is there again
+    world.tell(BrokerRestored(since=world.now))
+    world.tell(AssignmentReturned("a", "r/s/1", no_queue=True))
+    assert world.core.state.workers["a"].state == "ready"
 
 
 def test_a_core_without_workers_and_runs_asks_for_no_wake_up() -> None:

@@ -337,6 +337,48 @@ def test_what_a_worker_has_lost_has_its_turn_for_the_slot_that_it_had(
     assert assigned(world.beat("a")) == [(goes, "a")]
 
 
+def test_those_that_are_given_anew_together_have_their_turns() -> None:
+    world = World()
+    flow = one_step(sets_labels={"model": "x"})
+    world.join("a", workflows=[flow, one_step("old")], slots=2)
+    for run, priority in (("low", 1), ("high", 3)):
+        world.trigger(run, priority=priority)
+    world.trigger("x", "old", priority=2)
+    given = world.join("a", workflows=[flow, one_step("old")], incarnation="2")
+    assert assigned(given) == [("high/s/2", "a")]
+    assert assigned(world.finish("high/s/2")) == [("x/s/1", "a")]
+    assert assigned(world.finish("x/s/1")) == [("low/s/2", "a")]
+
+
+@pytest.mark.parametrize("how", ["leaves", "is silent"])
+def test_what_a_worker_had_that_is_gone_is_given_in_turn(how: str) -> None:
+    world = World()
+    world.join("a", slots=2)
+    world.trigger("low")
+    world.trigger("high", priority=3)
+    world.join("b")
+    effects = world.leave("a") if how == "leaves" else world.wait(10, "b")
+    assert assigned(effects) == [("high/s/2", "b")]
+
+
+def test_triggers_that_were_held_have_their_turns() -> None:
+    world = World()
+    world.trigger("low")
+    world.trigger("high", priority=3)
+    assert assigned(world.join("a")) == [("high/s/1", "a")]
+
+
+def test_what_comes_with_a_step_that_brings_labels_has_its_turn() -> None:
+    flow, old = one_step(sets_labels={"model": "x"}), one_step("old")
+    world = World()
+    world.join("a", workflows=[flow, old], slots=2)
+    for run in ("r1", "r2"):
+        world.trigger(run, priority=3)
+    world.trigger("x", "old", priority=1)
+    given = world.join("a", workflows=[flow, old], slots=2, incarnation="2")
+    assert assigned(given) == [("r1/s/2", "a"), ("r2/s/2", "a")]
+
+
 def test_each_of_many_that_follow_has_its_turn() -> None:
     steps = [StepDefinition("s"), *(StepDefinition(f"t{n}", parents=["s"]) for n in range(3))]
     world = World()

@@ -142,6 +142,22 @@ def test_workers_that_are_resumed_while_another_is_away_do_not_come_unasked() ->
     assert seen(made) == (3, 6, 1, 0, 1)
 
 
+def test_workers_that_are_resumed_as_they_are_needed_count_as_others() -> None:
+    made = world("a", "b", slots=1)
+    made.wait(13, "a", "b")
+    made.tell(WorkerPaused("b", "1"))
+    made.wait(1, "a", "b")
+    for run in "xyz":
+        made.trigger(run)
+    made.tell(WorkerResumed("b", "1"))
+    made.wait(1, "a", "b")
+    assert seen(made) == (2, 2, 2, 1, 4)
+    for name in "cdef":  # by hand
+        made.join(name, {POOL: "p"}, workflows=[FLOW], slots=1)
+    made.wait(1, *"abcdef")
+    assert seen(made)[::4] == (6, 6)
+
+
 def test_steps_that_no_other_worker_would_help_are_no_demand() -> None:
     limited = one_step(pool="p", rate_limits={"k": 1}, schedule_timeout=1000)
     made = World(POLICY)

@@ -3,6 +3,7 @@
 from ganger_broker.definitions import StepDefinition, WorkflowDefinition
 from ganger_dispatcher.core.effects import Assign, DropPending, EndRun, StoreStep
 from ganger_dispatcher.core.facts import AssignmentReturned, TimePassed
+from ganger_dispatcher.core.state import Policy
 
 from .world import World, assigned, of, one_step, replies
 
@@ -89,6 +90,17 @@ def test_attempts_get_a_fresh_pick_up_deadline() -> None:
         assert assigned(world.beat("a")) == []
     world.now += 1
     assert assigned(world.beat("a")) == [("r/s/2", "a")]
+
+
+def test_words_from_before_take_no_attempt_until_they_are_known_to_be_read() -> None:
+    world = World(Policy(worker_timeout=120_000))
+    world.join("a")
+    world.trigger()
+    world.take_over()
+    world.now += 10_500
+    assert world.core.wake_at is not None
+    assert world.core.wake_at > world.now
+    assert assigned(world.beat("a")) == []
 
 
 def test_slots_of_cancelled_attempts_stay_taken() -> None:

@@ -22,6 +22,8 @@ HEEDED = 10.0
 STEADY = 60.0
 """Seconds after which a replica that ended is started again at once: it had been well."""
 BACKOFF_MOST = 30.0
+TRIES = 5
+"""Ends in a row after which one that only something bound to it needs is started no more."""
 KILL_AFTER = 10.0
 """Seconds beyond its grace that a replica has to end in."""
 LOST = 60.0
@@ -43,7 +45,8 @@ class LocalReplica:
     ``incarnation`` is that of its worker, once the dispatcher knows it, and ``killed`` why its
     process was ended, for its dispatcher to be told. ``stays_paused``: it was resumed in vain, as
     others have come with other code. ``was_cut_off``: it had registered, and ended before it was
-    told to or had drained: there may be something for it alone. ``clock`` gives seconds since 1970.
+    told to or had drained, and there may be something for it alone: till it has registered again,
+    or has not in a few tries. ``clock`` gives seconds since 1970.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class LocalReplica:
         """Be in the state in which its worker is."""
         if self.record.state is ReplicaState.STARTING:
             self.record = replace(self.record, served=True)
+            self.was_cut_off = False
             self._move(ReplicaState.RUNNING)
         elif self._clock() - self.record.since / 1000 > HEEDED:
             if self.drains and use.is_open:
@@ -191,7 +195,7 @@ class LocalReplica:
         )
         self.killed = self.incarnation = self._stop_by = None
         self._settled = self._is_idle = self._is_resumed = False
-        self.stays_paused = self.was_cut_off = False
+        self.stays_paused = False
         self._before, self._stopped = known, self._limit.stopped()
         self._began = self._known_at = self._clock()
         self._log_before = length_of(Path(record.log))
@@ -238,7 +242,9 @@ class LocalReplica:
     def end(self, how: str) -> None:
         """Its process has ended: it rests before it is started again, if that is wanted."""
         asked_to = self._stop_by is not None or self.record.state is ReplicaState.STOPPING
-        self.was_cut_off = self.record.served and not self._is_idle and not asked_to
+        had_registered = self.record.state in _SERVING
+        is_cut_off = had_registered or (self.was_cut_off and self._failures < TRIES)
+        self.was_cut_off = is_cut_off and not self._is_idle and not asked_to
         well = asked_to or self._clock() - self._began > STEADY
         self._failures = 0 if well else self._failures + 1
         rest = 0.0 if well else backoff(self._failures)
