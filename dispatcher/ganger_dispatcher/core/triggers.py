@@ -56,7 +56,7 @@ def received(state: State, fact: TriggerReceived) -> None:
     elif fact.run_id in state.runs:
         _also_reply(state, state.runs[fact.run_id], reply)
     elif fact.run_id not in state.held and fact.trigger.workflow in state.workflows:
-        workflow = state.workflows[fact.trigger.workflow]
+        workflow = _begins_with(state, fact.trigger)
         _begin(state, workflow, fact.run_id, fact.trigger, reply)
     else:
         _hold(state, fact.run_id, fact.trigger, reply)
@@ -140,6 +140,18 @@ def _joined(
     return tuple(joined.values())
 
 
+def _begins_with(state: State, trigger: Trigger) -> Workflow:
+    """The newest definition; where the run is to be on one worker only, that worker's: it may be
+    paused, and have made way for another version."""
+    newest = state.workflows[trigger.workflow]
+    worker = state.workers.get(trigger.sticky_to or "")
+    if worker is None or trigger.workflow not in worker.workflows:
+        return newest
+    _, which = worker.workflows[trigger.workflow]
+    own = state.came.get(trigger.workflow, {}).get(which, newest)
+    return own if own.definition.sticky is StickyStrategy.HARD else newest
+
+
 def _begin(
     state: State,
     workflow: Workflow,
@@ -210,7 +222,8 @@ def workflow_registered(state: State, name: str) -> None:
     for held in sorted(waiting_for_it, key=lambda held: -held.trigger.priority):
         del state.held[held.run_id]
         state.emit(Unhold(held.run_id))
-        _begin(state, state.workflows[name], held.run_id, held.trigger, held.reply)
+        workflow = _begins_with(state, held.trigger)
+        _begin(state, workflow, held.run_id, held.trigger, held.reply)
 
 
 def is_held_too_long(state: State, run_id: str) -> bool:

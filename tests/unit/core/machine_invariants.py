@@ -199,7 +199,7 @@ class Invariants(RuleBasedStateMachine):
     @invariant()
     def no_more_runs_go_on_than_may(self) -> None:
         """None goes on beyond the limit of now, but for those that did under another one; nor
-        ahead of one that waited before. (Held triggers begin in the order in which they came.)"""
+        ahead of one that waited before. (Held triggers begin together, higher priorities first.)"""
         state = self.core.state
         waited, self.waiting = self.waiting, {r.id for r in state.runs.values() if r.header.queued}
         before, self.going = self.going, {r.id for r in state.runs.values() if not r.header.queued}

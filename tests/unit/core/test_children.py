@@ -203,6 +203,21 @@ def test_a_soft_child_does_not_wait_for_a_worker_that_is_paused() -> None:
     assert assigned(spawn(world, "d", sticky_to="a")) == [("d/s/1", "b")]
 
 
+def test_a_hard_child_begins_with_the_definition_that_its_parents_worker_has() -> None:
+    """That one is paused, and newer code has come."""
+    old, new = one_step("child", "1"), one_step("child", "2", timeout=5)
+    old.sticky = new.sticky = StickyStrategy.HARD
+    world = World()
+    world.join("a", workflows=[one_step(), old], slots=2)
+    world.trigger("r")
+    world.tell(WorkerPaused("a", "1"))
+    world.join("b", workflows=[new])
+    assert assigned(spawn(world, sticky_to="a")) == [("c/s/1", "a")]
+    assert world.stored.headers["c"].version == "1"
+    assert assigned(spawn(world, "d", sticky_to="b")) == [("d/s/1", "b")]
+    assert world.stored.headers["d"].version == "2"
+
+
 def test_a_soft_child_waits_for_no_word_while_words_are_not_to_be_had() -> None:
     world = World()
     for name in ("a", "b", "silent"):
