@@ -93,8 +93,14 @@ class Shell(Invariants):
             if effect.assignment.run_id in state.runs:  # else it ended since
                 turn = self.turn_of_step(effect.assignment.attempt.rpartition("/")[0])
                 for step_run, requirement in still:
-                    could = state.placement.score(effect.worker, requirement) != INELIGIBLE
-                    assert not could or turn <= self.turn_of_step(step_run), step_run
+                    if self.takes(effect.worker, requirement):
+                        assert turn <= self.turn_of_step(step_run), step_run
+
+    def takes(self, worker: str, requirement: Requirement) -> bool:
+        """Whether the worker is eligible; a paused one takes what is pinned to it only."""
+        placement = self.core.state.placement
+        eligible = placement.score(worker, requirement) != INELIGIBLE
+        return eligible and placement.is_open_to(worker, requirement)
 
     def turn_of_step(self, step_run: str) -> int:
         run_id, _, name = step_run.partition("/")
