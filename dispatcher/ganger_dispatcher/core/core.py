@@ -54,7 +54,7 @@ from .facts import (
 from .outages import all_are_heard, hold_longer, nobody_was_heard, without
 from .rates import Rate
 from .records import Run, Snapshot, Worker, WorkerState, step_run_id
-from .registering import anticipate, choose_newest
+from .registering import anticipate, choose_newest, has_lost_some
 from .state import Policy, State, Timer, TimerFailed, to_blame
 from .states import StepStatus
 from .versions import actions_of
@@ -306,9 +306,8 @@ class Core:
         worker.heartbeat_at = state.now
         workers.watch(state, worker)
         pools.noticed(state, worker.labels)
-        known = state.came
-        if any(which not in known.get(n, {}) for n, (_, which) in worker.workflows.items()):
-            state.emit(Tell(worker.id, RegisterAgain()))  # its definitions were lost
+        if has_lost_some(state, worker):
+            state.emit(Tell(worker.id, RegisterAgain()))
 
     def _restore_runs(
         self, snapshot: Snapshot, began_with: dict[str, Workflow], heard_at: int

@@ -13,12 +13,19 @@ from .effects import StoreRate, StoreWorkflow
 from .inputs import InputSchema, schema_problem
 from .placing import place_patient_anew, room
 from .rates import Rate
-from .records import RateUse
+from .records import RateUse, Worker
 from .schedules import follow_crons
 from .state import State
 from .workflow import Workflow
 
-__all__ = ["anticipate", "bad_definition", "choose_newest", "register_limits", "register_workflows"]
+__all__ = [
+    "anticipate",
+    "bad_definition",
+    "choose_newest",
+    "has_lost_some",
+    "register_limits",
+    "register_workflows",
+]
 
 
 def bad_definition(state: State, event: WorkerRegistered) -> str | None:
@@ -65,6 +72,13 @@ def register_workflows(state: State, event: WorkerRegistered) -> list[str]:
         elif definition.on_crons and known.digest == workflow.digest:
             follow_crons(state, definition)  # one may have been deleted while nobody was there
     return fresh
+
+
+def has_lost_some(state: State, worker: Worker) -> bool:
+    """Whether nobody knows a definition any more that the worker has: keys were deleted, or it was
+    paused when it came with it, and another leads since. Told to, it registers again."""
+    workflows = worker.workflows.items()
+    return any(which not in state.came.get(name, {}) for name, (_, which) in workflows)
 
 
 def choose_newest(state: State, names: Iterable[str]) -> set[str]:

@@ -40,7 +40,13 @@ from .placing import (
 )
 from .pools import noticed
 from .records import Worker, WorkerState
-from .registering import bad_definition, choose_newest, register_limits, register_workflows
+from .registering import (
+    bad_definition,
+    choose_newest,
+    has_lost_some,
+    register_limits,
+    register_workflows,
+)
 from .state import State, to_blame
 from .triggers import workflow_registered
 from .versions import actions_of, versions_of
@@ -266,6 +272,9 @@ def resumed(state: State, _: WorkerResumed, worker: Worker) -> None:
     """It is to take steps again. Where another has come with a different definition of the same
     version it stays paused: that one's runs must not come here."""
     if worker.state is not WorkerState.PAUSED or state.versions.clash(worker):
+        return
+    if has_lost_some(state, worker):  # till it has registered again
+        state.emit(Tell(worker.id, RegisterAgain()))
         return
     worker.state = WorkerState.READY
     several = state.versions.add(worker)

@@ -13,6 +13,7 @@ from ganger_broker.messages import (
     WorkerPaused,
     WorkerResumed,
 )
+from ganger_broker.to_worker import RegisterAgain
 from ganger_dispatcher.core import Core
 from ganger_dispatcher.core.effects import Note
 from ganger_dispatcher.core.facts import AssignmentReturned
@@ -157,6 +158,19 @@ def test_one_that_is_paused_makes_way_for_another_version() -> None:
     world.tell(RESUMED)
     world.trigger("r2")
     assert (world.core.state.runs["r2"].header.version, world.held_by("a")) == ("2", ["r2/s/1"])
+
+
+def test_one_whose_definition_was_lost_is_resumed_when_it_has_registered_again() -> None:
+    """It was paused when it came with it, so no new run began with it, and another leads since."""
+    world = world_with(PLAIN)
+    world.tell(PAUSED)
+    other = one_step(version="2", timeout=5)
+    world.join("a", workflows=[other], slots=2)
+    world.take_over()
+    assert [type(word) for _, word in told(world.tell(RESUMED))] == [RegisterAgain]
+    assert assigned(world.trigger()) == []
+    world.join("a", workflows=[other], slots=2)
+    assert assigned(world.tell(RESUMED)) == [("r/s/1", "a")]
 
 
 def test_one_that_another_has_come_for_stays_paused() -> None:
