@@ -14,10 +14,10 @@ from ganger_broker.labels import MAX_CONDITIONS, Requirement, parse_desired
 from ganger_broker.messages import RunError
 
 from .core.patience import stages
-from .core.records import Held, RunHeader, StepRun, Worker, WorkerState, attempt_id
+from .core.records import Held, RunHeader, StepRun, Worker, attempt_id
 from .core.states import StepStatus
 from .core.sticky import bound
-from .core.versions import actions_of, as_defined
+from .core.versions import as_defined, take_in
 from .explanation import Explanation, Verdict, explain, verdict
 from .placement import Placement
 from .store.redis_store import RedisStore
@@ -55,16 +55,7 @@ def placement_of(workers: list[Worker]) -> Placement:
     """A placement of live workers, as the leader has it."""
     placement = Placement()
     for worker in sorted(workers, key=lambda w: (w.given_at, w.registered_at, w.id)):
-        placement.join(
-            worker.id,
-            worker.labels,
-            actions_of(worker),
-            worker.slots,
-            worker.used,
-            is_open=worker.is_open,
-        )
-        if worker.state is WorkerState.PAUSED:
-            placement.pause(worker.id)
+        take_in(placement, worker)
         coming = [label for labels in worker.coming.values() for label in labels.items()]
         placement.expect(worker.id, dict(coming))
     return placement

@@ -57,7 +57,7 @@ from .records import Run, Snapshot, Worker, WorkerState, step_run_id
 from .registering import anticipate, choose_newest, has_lost_some
 from .state import Policy, State, Timer, TimerFailed, to_blame
 from .states import StepStatus
-from .versions import actions_of
+from .versions import take_in
 from .workflow import Workflow
 
 __all__ = ["Core", "Fact", "TimerFailed"]
@@ -291,16 +291,7 @@ class Core:
             worker.state = WorkerState.READY
         state.workers[worker.id] = worker
         state.versions.add(worker)
-        state.placement.join(
-            worker.id,
-            worker.labels,
-            actions_of(worker),
-            worker.slots,
-            worker.used,
-            is_open=worker.is_open,
-        )
-        if worker.state is WorkerState.PAUSED:
-            state.placement.pause(worker.id)
+        take_in(state.placement, worker)
         if worker.coming:
             expect_again(state, worker)
         worker.heartbeat_at = state.now

@@ -6,11 +6,12 @@ to those that have it: what a step does, needs and returns is in their code.
 
 from ganger_broker.definitions import WorkflowDefinition
 from ganger_broker.messages import WorkerRegistered
+from ganger_dispatcher.placement import Placement
 
 from .digest import digest
 from .records import Worker, WorkerState
 
-__all__ = ["Versions", "actions_of", "as_defined", "versions_of"]
+__all__ = ["Versions", "actions_of", "as_defined", "take_in", "versions_of"]
 
 
 def as_defined(action: str, which: str) -> str:
@@ -26,6 +27,20 @@ def actions_of(worker: Worker) -> list[str]:
         if (name := action.partition(":")[0]) in worker.workflows
     ]
     return [*worker.actions, *own]
+
+
+def take_in(placement: Placement, worker: Worker) -> None:
+    """Have the placement know a worker as it was stored."""
+    placement.join(
+        worker.id,
+        worker.labels,
+        actions_of(worker),
+        worker.slots,
+        worker.used,
+        is_open=worker.is_open,
+    )
+    if worker.state is WorkerState.PAUSED:
+        placement.pause(worker.id)
 
 
 def versions_of(event: WorkerRegistered) -> dict[str, tuple[str, str]]:

@@ -55,6 +55,28 @@ async def one_drains(store: Watched) -> dict[str, int]:
     return before
 
 
+async def one_is_resumed(store: Watched, patch: pytest.MonkeyPatch) -> dict[str, int]:
+    """The last one, as the other has been killed, and rests; the processes of both before."""
+    before = await one_drains(store)
+    patch.setattr(replicas, "backoff", lambda failures: 3_600.0)
+    os.kill(before[f"kept.{POOL}.1"], signal.SIGKILL)
+
+    async def resumed() -> bool:
+        return (await store.records())[LAST].state is ReplicaState.RUNNING
+
+    await store.until(resumed)
+    return before
+
+
+async def until_back(store: Watched, before: dict[str, int]) -> None:
+    """The last one has another process."""
+
+    async def back() -> bool:
+        return (await store.pids()).get(LAST, before[LAST]) != before[LAST]
+
+    await store.until(back)
+
+
 async def test_one_that_the_load_does_not_need_drains_until_its_steps_have_ended(
     store: Watched, supervisor: Supervisor
 ) -> None:
@@ -203,15 +225,7 @@ async def test_one_that_crashes_while_it_drains_comes_back_for_what_is_bound_to_
 async def test_nobody_drains_while_one_that_is_needed_does_not_run(
     store: Watched, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = await one_drains(store)
-    first = f"kept.{POOL}.1"
-    monkeypatch.setattr(replicas, "backoff", lambda failures: 3_600.0)
-    os.kill(before[first], signal.SIGKILL)
-
-    async def resumed() -> bool:
-        return (await store.records())[LAST].state is ReplicaState.RUNNING
-
-    await store.until(resumed)
+    before = await one_is_resumed(store, monkeypatch)
     await looks(store, 20)
     assert (await store.pids()) == {LAST: before[LAST]}
     found = await store.deployment("kept")
@@ -223,22 +237,11 @@ async def test_one_that_was_resumed_for_want_of_another_and_crashes_comes_back(
     store: Watched, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs may be bound to it all the same."""
-    before = await one_drains(store)
-    first = f"kept.{POOL}.1"
-    monkeypatch.setattr(replicas, "backoff", lambda failures: 3_600.0)
-    os.kill(before[first], signal.SIGKILL)
-
-    async def resumed() -> bool:
-        return (await store.records())[LAST].state is ReplicaState.RUNNING
-
-    await store.until(resumed)
+    before = await one_is_resumed(store, monkeypatch)
     monkeypatch.setattr(replicas, "backoff", lambda failures: 0.0)
     os.kill(before[LAST], signal.SIGKILL)
 
-    async def back() -> bool:
-        return (await store.pids()).get(LAST, before[LAST]) != before[LAST]
-
-    await store.until(back)
+    await until_back(store, before)
 
 
 @pytest.mark.parametrize("who", ["the same supervisor", "another one"])
@@ -260,10 +263,7 @@ async def test_one_that_rests_from_a_crash_when_the_load_falls_comes_back_first(
         keep()
     store.wanted = 1
 
-    async def back() -> bool:
-        return (await store.pids()).get(LAST, before[LAST]) != before[LAST]
-
-    await store.until(back)
+    await until_back(store, before)
     await until_gone(store)
     assert (await store.pids()).keys() == {f"kept.{POOL}.1"}
 
